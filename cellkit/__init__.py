@@ -1,0 +1,75 @@
+"""cellkit: from a folder of microscopy images to objects, by recipes of stages.
+
+The public names are loaded when first used, so that ``import cellkit`` is quick::
+
+    import cellkit as ck
+
+    recipe = ck.Recipe.read("nuclei-classical")
+    result = ck.run(recipe, ck.read("plate/a01.png"))
+    ck.write("a01_labels.tif", result["labels"])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cellkit.core import registry as _registry
+
+_registry.builtin("cellkit.stages", "cellkit.grid.brackets")
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cellkit import stages
+    from cellkit.core import (
+        OBJECT,
+        WHOLE,
+        Boxes,
+        CellkitError,
+        Classes,
+        Fault,
+        Field,
+        FromSample,
+        Histogram,
+        Image,
+        Instances,
+        Labels,
+        Mask,
+        Prob,
+        Recipe,
+        Sample,
+        Span,
+        Table,
+        check,
+        stage,
+    )
+    from cellkit.engine import run, run_batch
+    from cellkit.io import read, read_labels, write
+
+_HOME = {
+    **dict.fromkeys(
+        (
+            "OBJECT WHOLE Boxes CellkitError Classes Fault Field FromSample Histogram Image Instances Labels Mask Prob "
+            "Recipe Sample Span Table check stage"
+        ).split(),
+        "cellkit.core",
+    ),
+    **dict.fromkeys(("run", "run_batch"), "cellkit.engine"),
+    **dict.fromkeys(("read", "read_labels", "write"), "cellkit.io"),
+}
+_MODULES = ("stages", "metrics", "formats", "io", "engine", "grid", "report", "core")
+
+__all__ = [*sorted(_HOME), "stages"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"cellkit.{name}")
+    raise AttributeError(f"module 'cellkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, *_MODULES])

@@ -1,0 +1,62 @@
+"""Kinds, stages, samples, recipes: what everything else in cellkit is written in. Needs numpy and yaml only."""
+
+from cellkit.core.errors import (
+    CellkitError,
+    Fault,
+    FormatError,
+    KindError,
+    ReadError,
+    RecipeError,
+    StageError,
+    UsageError,
+    WriteError,
+)
+from cellkit.core.kinds import (
+    KINDS,
+    Boxes,
+    Classes,
+    Field,
+    Histogram,
+    Image,
+    Instances,
+    Kind,
+    Labels,
+    Mask,
+    Prob,
+    Table,
+)
+from cellkit.core.sample import Layer, Sample
+from cellkit.core.stage import OBJECT, WHOLE, FromSample, Span, StageSpec, bracket, stage
+
+__all__ = [
+    "KINDS",
+    "OBJECT",
+    "WHOLE",
+    "Boxes",
+    "CellkitError",
+    "Classes",
+    "Fault",
+    "Field",
+    "FormatError",
+    "FromSample",
+    "Histogram",
+    "Image",
+    "Instances",
+    "Kind",
+    "KindError",
+    "Labels",
+    "Layer",
+    "Mask",
+    "Prob",
+    "ReadError",
+    "RecipeError",
+    "Sample",
+    "Span",
+    "StageError",
+    "StageSpec",
+    "Table",
+    "UsageError",
+    "WriteError",
+    "bracket",
+    "stage",
+]

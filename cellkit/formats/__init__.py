@@ -1,0 +1,1 @@
+"""Pure codecs of the formats that other programs read."""

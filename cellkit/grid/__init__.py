@@ -1,0 +1,1 @@
+"""Pure tile geometry: cover, blend, seams."""

@@ -1,0 +1,1 @@
+"""Scores as pure functions: count(truth, pred) gives additive counts, score(counts) numbers."""

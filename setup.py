@@ -1,0 +1,78 @@
+"""Everything pip needs to know of cellkit. Build system and tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="cellkit",
+    version="0.1.0",
+    description="From a folder of microscopy images to objects: labels, counts, measurements, submission files.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=[
+        "cellkit",
+        "cellkit.core",
+        "cellkit.engine",
+        "cellkit.formats",
+        "cellkit.grid",
+        "cellkit.io",
+        "cellkit.metrics",
+        "cellkit.recipes",
+        "cellkit.report",
+        "cellkit.stages",
+        "cellkit_cli",
+    ],
+    # A folder named cli must not install as the module `cli`.
+    package_dir={"cellkit_cli": "cli"},
+    package_data={"cellkit": ["py.typed", "recipes/*.yaml"]},
+    install_requires=[
+        "click>=8.1",
+        "imagecodecs>=2023.3.16",
+        "numba>=0.59",
+        "numpy>=1.26",
+        # The same cv2 as opencv-python, without its need for display libraries on servers.
+        "opencv-python-headless>=4.9",
+        "pandas>=2.1",
+        "pillow>=10.0",
+        "pyarrow>=14.0",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "scikit-image>=0.22",
+        "scipy>=1.11",
+        "tifffile>=2023.7.10",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pandas-stubs",
+            "psutil>=5.9",
+            "pycocotools>=2.0.7",
+            "pytest>=8.0",
+            "ruff>=0.9",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["cellkit = cellkit_cli.main:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: Microsoft :: Windows",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
+)
