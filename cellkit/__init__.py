@@ -48,28 +48,48 @@ if TYPE_CHECKING:
     from cellkit.io import read, read_labels, write
 
 _HOME = {
-    **dict.fromkeys(
-        (
-            "OBJECT WHOLE Boxes CellkitError Classes Fault Field FromSample Histogram Image Instances Labels Mask Prob "
-            "Recipe Sample Span Table check stage"
-        ).split(),
-        "cellkit.core",
-    ),
-    **dict.fromkeys(("run", "run_batch"), "cellkit.engine"),
     **dict.fromkeys(("read", "read_labels", "write"), "cellkit.io"),
+    **dict.fromkeys(("run", "run_batch"), "cellkit.engine"),
 }
 _MODULES = ("stages", "metrics", "formats", "io", "engine", "grid", "report", "core")
 
-__all__ = [*sorted(_HOME), "stages"]
+__all__ = [
+    "OBJECT",
+    "WHOLE",
+    "Boxes",
+    "CellkitError",
+    "Classes",
+    "Fault",
+    "Field",
+    "FromSample",
+    "Histogram",
+    "Image",
+    "Instances",
+    "Labels",
+    "Mask",
+    "Prob",
+    "Recipe",
+    "Sample",
+    "Span",
+    "Table",
+    "check",
+    "read",
+    "read_labels",
+    "run",
+    "run_batch",
+    "stage",
+    "stages",
+    "write",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"cellkit.{name}")
+    if name in __all__:
+        return getattr(importlib.import_module(_HOME.get(name, "cellkit.core")), name)
     raise AttributeError(f"module 'cellkit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME, *_MODULES])
+    return sorted({*globals(), *__all__, *_MODULES})

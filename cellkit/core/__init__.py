@@ -1,5 +1,6 @@
 """Kinds, stages, samples, recipes: what everything else in cellkit is written in. Needs numpy and yaml only."""
 
+from cellkit.core.check import Plan, bind, check, plan
 from cellkit.core.errors import (
     CellkitError,
     Fault,
@@ -25,6 +26,7 @@ from cellkit.core.kinds import (
     Prob,
     Table,
 )
+from cellkit.core.recipe import ReadOptions, Recipe, Step
 from cellkit.core.sample import Layer, Sample
 from cellkit.core.stage import OBJECT, WHOLE, FromSample, Span, StageSpec, bracket, stage
 
@@ -47,16 +49,23 @@ __all__ = [
     "Labels",
     "Layer",
     "Mask",
+    "Plan",
     "Prob",
     "ReadError",
+    "ReadOptions",
+    "Recipe",
     "RecipeError",
     "Sample",
     "Span",
     "StageError",
     "StageSpec",
+    "Step",
     "Table",
     "UsageError",
     "WriteError",
+    "bind",
     "bracket",
+    "check",
+    "plan",
     "stage",
 ]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeVar, Union
 
-from cellkit.core.errors import CellkitError, suggest
+from cellkit.core.errors import suggest
 from cellkit.core.kinds import Kind, kind_of
 
 __all__ = [
@@ -294,7 +294,9 @@ def _coerce(kind: Any, value: Any) -> Any:
         return _coerce_float(value)
     elif kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    elif kind is Any or (isinstance(kind, type) and isinstance(value, kind) and (kind is bool) == (value is True or value is False)):
+    elif kind is Any or (
+        isinstance(kind, type) and isinstance(value, kind) and (kind is bool) == (value is True or value is False)
+    ):
         return value
     raise ValueError(f"wanted {_type_text(kind)}, got {value!r}")
 
