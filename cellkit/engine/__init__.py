@@ -1,1 +1,8 @@
-"""Run recipes: on one sample, or on a folder through a pool of workers."""
+"""Run recipes: `run` on one sample, `run_batch` on many images through a pool of workers."""
+
+from __future__ import annotations
+
+from cellkit.engine.batch import BatchResult, run_batch
+from cellkit.engine.run import run
+
+__all__ = ["BatchResult", "run", "run_batch"]

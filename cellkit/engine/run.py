@@ -1,0 +1,262 @@
+"""Carry a recipe out on one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from cellkit.core.check import BoundStep, Plan, plan
+from cellkit.core.errors import CellkitError, KindError, StageError
+from cellkit.core.histogram import Histogram
+from cellkit.core.kinds import KINDS, Kind, validate
+from cellkit.core.recipe import Recipe
+from cellkit.core.sample import Layer, Sample
+from cellkit.core.stage import FromSample
+
+__all__ = ["Observation", "execute", "run"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one step did: the layer it made, in the part's own frame, and how long it took over all parts.
+
+    `layer` is None for a bracket. `parts` counts the tiles the step ran on; the layer is that of the first.
+    """
+
+    step: BoundStep
+    depth: int
+    layer: Layer | None
+    parts: int
+    seconds: float
+
+
+Observer = Callable[[Observation], None]
+
+
+def run(recipe: Recipe | Plan, sample: Sample) -> Sample:
+    """Carry out every step of `recipe` on `sample` and return the sample with every layer made.
+
+    Raises `RecipeError` where the recipe does not check and `StageError` where a step fails on this sample.
+    """
+    return execute(recipe if isinstance(recipe, Plan) else plan(recipe), sample)
+
+
+def execute(bound: Plan, sample: Sample, keep: Sequence[str] | None = None, observe: Observer | None = None) -> Sample:
+    """As `run`; with `keep`, only those layers are made and the others dropped as soon as no step needs them.
+
+    `observe` is called after every step.
+    """
+    needs = _needs(bound.steps, keep)
+    cell = _Cell(sample, None)
+    for step, needed in zip(bound.steps, needs, strict=True):
+        if needed is not None and not step.writes & needed:
+            continue
+        (cell,) = _run_step(step, [cell], _Watch(observe, 0))
+        if needed is not None:
+            cell = replace(cell, sample=cell.sample.without([n for n in cell.sample if n not in needed]))
+    return cell.sample
+
+
+def _needs(steps: Sequence[BoundStep], keep: Sequence[str] | None) -> list[set[str] | None]:
+    """For every step, the layers that are still needed after it; None where all are."""
+    if keep is None:
+        return [None] * len(steps)
+    needs: list[set[str] | None] = []
+    needed = {*keep, "raw"}  # raw gives the sample its shape
+    for step in reversed(steps):
+        needs.append(set(needed))
+        if step.writes & needed:
+            needed = (needed - step.writes) | step.reads
+    return needs[::-1]
+
+
+@dataclass(frozen=True)
+class _Watch:
+    observe: Observer | None
+    depth: int
+
+    def tell(self, step: BoundStep, layer: Layer | None, parts: int, since: float) -> None:
+        if self.observe is not None:
+            self.observe(Observation(step, self.depth, layer, parts, perf_counter() - since))
+
+
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """A sample in its own frame; `region` is what of it is real image that no other cell measures (None: all)."""
+
+    sample: Sample
+    region: np.ndarray | tuple[slice, slice] | None
+
+
+def _run_step(step: BoundStep, cells: list[_Cell], watch: _Watch) -> list[_Cell]:
+    started = perf_counter()
+    if step.spec.bracket:
+        done = _run_bracket(step, cells, watch)
+        watch.tell(step, None, len(cells), started)
+        return done
+    histogram = _measure(step, cells)
+    done = []
+    for cell in cells:
+        layer = _call(step, cell.sample, histogram)
+        done.append(replace(cell, sample=cell.sample.with_layer(step.output, layer.kind, layer.value, layer.names)))
+    watch.tell(step, done[0].sample.layer(step.output), len(cells), started)
+    return done
+
+
+def _run_bracket(step: BoundStep, cells: list[_Cell], watch: _Watch) -> list[_Cell]:
+    frames = [_frame(step, cell.sample.shape) for cell in cells]
+    inside = replace(watch, depth=watch.depth + 1)
+    wanted = {*step.reads, "raw"}
+    parts = [_enter(part, cell, wanted) for cell, frame in zip(cells, frames, strict=True) for part in frame.parts]
+    if _measures(step.inner):
+        # A histogram is of the whole image: every part goes through a step before any goes through the next.
+        for inner in step.inner:
+            parts = _run_step(inner, parts, inside)
+        made = [_exports(step, part) for part in parts]
+    else:
+        made = []
+        for i, part in enumerate(parts):
+            spy = inside if i == 0 else replace(inside, observe=None)
+            for inner in step.inner:
+                (part,) = _run_step(inner, [part], spy)
+            made.append(_exports(step, part))
+            parts[i] = part = None  # type: ignore[assignment, call-overload]
+    done, at = [], 0
+    for cell, frame in zip(cells, frames, strict=True):
+        own = made[at : at + len(frame.parts)]
+        at += len(frame.parts)
+        sample = cell.sample
+        for name, kind in step.exports:
+            layers = [layers[name] for layers in own]
+            with _naming(step):
+                value = frame.leave(kind, [layer.value for layer in layers])
+            _check_result(step, kind, value, cell.sample.shape)
+            sample = sample.with_layer(name, kind, value, layers[0].names)
+        done.append(replace(cell, sample=sample))
+    return done
+
+
+def _exports(step: BoundStep, cell: _Cell) -> dict[str, Layer]:
+    return {name: cell.sample.layer(name) for name, _ in step.exports}
+
+
+def _measures(steps: Sequence[BoundStep]) -> bool:
+    return any(_measures(s.inner) or any(a.kinds[0] == KINDS["histogram"] for a in s.spec.arguments) for s in steps)
+
+
+def _frame(step: BoundStep, shape: tuple[int, int]) -> Any:
+    with _naming(step):
+        return step.spec.function(shape, **step.params)
+
+
+def _enter(part: Any, cell: _Cell, wanted: set[str]) -> _Cell:
+    sample = cell.sample.without([name for name in cell.sample if name not in wanted])
+    for name, layer in sample.layers.items():
+        sample = sample.with_layer(name, layer.kind, part.enter(layer.kind, layer.value), layer.names)
+    if cell.region is None:
+        return _Cell(sample, part.core)
+    region = np.zeros(cell.sample.shape, bool)
+    region[cell.region] = True
+    inner = part.enter(KINDS["mask"], region)
+    own = np.zeros_like(inner)
+    own[part.core] = inner[part.core]
+    return _Cell(sample, own)
+
+
+def _measure(step: BoundStep, cells: list[_Cell]) -> Histogram | None:
+    """Measure the step's first input over the whole image, each pixel once, without halo and padding."""
+    argument = next((a for a in step.spec.arguments if a.kinds[0] == KINDS["histogram"]), None)
+    if argument is None:
+        return None
+    name = step.bindings[argument.name]
+    total: Histogram | None = None
+    for cell in cells:
+        values = cell.sample[name] if isinstance(name, str) else None
+        if not isinstance(values, np.ndarray):
+            raise StageError(f"{step.where}: a histogram is measured on an image, a prob or a field")
+        if cell.region is not None:
+            values = values[cell.region]
+        if values.ndim == 2 and cell.region is not None and not isinstance(cell.region, tuple):
+            values = values[None]  # a boolean region flattens the two axes to one
+        part = Histogram.of(values)
+        total = part if total is None else total + part
+    return total
+
+
+def _call(step: BoundStep, sample: Sample, histogram: Histogram | None) -> Layer:
+    spec = step.spec
+    values: list[Any] = []
+    for argument in spec.arguments:
+        bound = step.bindings.get(argument.name)
+        if argument.kinds[0] == KINDS["histogram"]:
+            values.append(histogram)
+        elif isinstance(bound, tuple):
+            values.extend(_value(step, sample, name, argument.kinds) for name in bound)
+        else:
+            values.append(None if bound is None else _value(step, sample, bound, argument.kinds))
+    supplied = {name: _supply(step, sample, source) for name, source in spec.supplied.items()}
+    with _naming(step):
+        value = spec.function(*values, **step.params, **supplied)
+    kind = step.kind
+    if kind is None:
+        raise StageError(f"{step.where}: a stage makes one layer")
+    value = np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
+    _check_result(step, kind, value, sample.shape)
+    return Layer(kind, value, _names(step, sample, kind, value))
+
+
+def _value(step: BoundStep, sample: Sample, name: str, kinds: tuple[Kind, ...]) -> Any:
+    layer = sample.layer(name)
+    if layer.kind in kinds:
+        return layer.value
+    if layer.value.shape[2] != 1:  # a Prob where a Field is asked for
+        raise KindError(f"{step.where}: wants one channel; {name!r} has {layer.value.shape[2]}: add a `channel` step")
+    return np.ascontiguousarray(layer.value[..., 0])
+
+
+def _supply(step: BoundStep, sample: Sample, source: FromSample) -> Any:
+    what, _, argument = source.what.partition(":")
+    if what == "pixel_size":
+        return sample.pixel_size
+    if what == "names":
+        bound = step.bindings.get(argument)
+        return sample.layer(bound).names if isinstance(bound, str) else ()
+    raise StageError(f"{step.where}: {source!r} is nothing a sample knows")
+
+
+def _names(step: BoundStep, sample: Sample, kind: Kind, value: Any) -> tuple[str, ...]:
+    first = step.bindings[step.spec.arguments[0].name]
+    layer = sample.layer(first) if isinstance(first, str) else None
+    before = layer.names if layer is not None else ()
+    if step.spec.names is not None:
+        return tuple(step.spec.names(step.params, before))
+    if kind.axes == "yxc" and layer is not None and layer.kind.axes == "yxc":
+        return before if layer.value.shape[2] == value.shape[2] else ()
+    return before if kind.name == "classes" else ()
+
+
+def _check_result(step: BoundStep, kind: Kind, value: Any, shape: tuple[int, int]) -> None:
+    validate(kind, value, step.where)
+    if kind.axes and value.shape[:2] != shape:
+        raise StageError(f"{step.where}: made {value.shape[0]} x {value.shape[1]} px of {shape[0]} x {shape[1]}")
+
+
+class _naming:  # noqa: N801 - reads as a word in a `with`
+    """Say which step an error came from, whatever a stage, built in or plugged in, may raise."""
+
+    def __init__(self, step: BoundStep) -> None:
+        self.step = step
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, CellkitError):
+            raise type(error)(f"{self.step.where}: {error}") from error
+        if isinstance(error, Exception):
+            text = str(error).strip() or "no message"
+            raise StageError(f"{self.step.where}: {type(error).__name__}: {text}") from error

@@ -1,0 +1,221 @@
+"""`cellkit run`: a recipe over many images."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cellkit_cli.options import changed, load_plugins, recipe_options
+
+if TYPE_CHECKING:
+    from cellkit.core import Recipe
+    from cellkit.engine.batch import BatchResult, Outcome
+
+_SHOWN_FAILURES = 20
+_SECONDS_BETWEEN_LINES = 2.0
+
+
+@dataclass(frozen=True)
+class _Options:
+    recipe: str
+    images: tuple[str, ...]
+    out: str
+    workers: int | None
+    outputs: str | None
+    fresh: bool
+    device: str
+    as_json: bool
+    settings: tuple[str, ...]
+    plugins: tuple[str, ...]
+    bits: int | None
+    pixel_size: float | None
+
+
+@click.command("run", short_help="Run a recipe on images and write what it makes.")
+@click.argument("recipe")
+@click.argument("images", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results.")
+@click.option("--workers", type=click.IntRange(min=1), help="Images worked on at once.  [default: all cores]")
+@click.option("--outputs", metavar="NAME,...", help="Write these instead of the recipe's outputs.")
+@recipe_options
+@click.option("--fresh/--resume", default=False, help="Start over, or keep finished images.  [default: resume]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
+def run_command(ctx: click.Context, **given: Any) -> None:
+    """Run RECIPE on IMAGES and write labels, tables and pictures to a folder.
+
+    RECIPE is a file, or the name of a recipe that `cellkit recipes` lists. IMAGES are files, folders or globs. A run
+    that was interrupted continues where it stopped when the same command is given again.
+
+    Exit code 0: all images done; 1: some failed, the rest is complete; 2: wrong recipe or usage, nothing written.
+
+    \b
+    Example:
+      cellkit run nuclei-classical pictures/nuclei -o out --set drop_small.area=30
+    """
+    from cellkit.core import Recipe, UsageError
+    from cellkit.engine.batch import Settings, run_batch
+
+    options = _Options(**given)
+    if options.device == "cuda":
+        raise UsageError("--device cuda: no stage of this version runs on a GPU; use --device cpu or auto")
+    load_plugins(options.plugins)
+    recipe = _with_outputs(Recipe.read(options.recipe), options.outputs)
+    recipe = changed(recipe, options.settings, options.bits, options.pixel_size)
+    show = _Lines() if options.as_json or not sys.stderr.isatty() else _Bar()
+    settings = Settings(options.workers, options.fresh)
+    try:
+        with show:
+            result = run_batch(
+                recipe, options.images, options.out, settings=settings, on_start=show.start, on_image=show.add
+            )
+    except KeyboardInterrupt:
+        click.echo("cellkit: stopped; the same command continues from here", err=True)
+        ctx.exit(130)
+    if options.as_json:
+        click.echo(json.dumps(_summary(result), indent=2))
+    else:
+        _print_summary(result)
+    ctx.exit(1 if result.failed else 0)
+
+
+def _with_outputs(recipe: Recipe, outputs: str | None) -> Recipe:
+    from cellkit.core import UsageError
+
+    if outputs is None:
+        return recipe
+    names = tuple(dict.fromkeys(name.strip() for name in outputs.split(",") if name.strip()))
+    if not names:
+        raise UsageError("--outputs: wanted names separated by commas, e.g. --outputs labels,table")
+    return replace(recipe, outputs=names)
+
+
+class _Tally:
+    """Images and objects so far, and the seconds that are left."""
+
+    def __init__(self) -> None:
+        self.total = self.images = self.kept = self.objects = self.failed = 0
+        self.started = time.perf_counter()
+
+    def count(self, outcome: Outcome) -> None:
+        self.images += 1
+        self.kept += outcome.kept
+        self.failed += outcome.record.status != "done"
+        self.objects += next(iter(outcome.record.facts.get("objects", {}).values()), 0)
+
+    def left(self) -> float | None:
+        worked = self.images - self.kept  # an image kept takes no time, and says nothing of those to come
+        if not worked:
+            return None
+        return (time.perf_counter() - self.started) / worked * (self.total - self.images)
+
+    def text(self) -> str:
+        left = self.left()
+        end = f", {left:,.0f} s left" if left is not None and self.images < self.total else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.images:,} of {self.total:,} images, {self.objects:,} objects{failed}{end}"
+
+
+class _Lines:
+    """Plain lines on standard error, some seconds apart, where there is no terminal."""
+
+    def __init__(self) -> None:
+        self.tally = _Tally()
+        self.last = time.perf_counter()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def start(self, total: int) -> None:
+        self.tally.total = total
+
+    def add(self, outcome: Outcome) -> None:
+        self.tally.count(outcome)
+        if outcome.record.status != "done":
+            click.echo(f"failed: {outcome.record.name}: {outcome.record.reason}", err=True)
+        now = time.perf_counter()
+        if now - self.last >= _SECONDS_BETWEEN_LINES or self.tally.images == self.tally.total:
+            self.last = now
+            click.echo(self.tally.text(), err=True)
+
+
+class _Bar:
+    """A live bar on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.tally = _Tally()
+        console = Console(stderr=True)
+        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
+        self.progress = Progress(*columns, console=console, transient=True)
+        self.task = self.progress.add_task("images", total=None, text="reading the folder")
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def start(self, total: int) -> None:
+        self.tally.total = total
+        self.progress.update(self.task, total=total, text=self.tally.text())
+
+    def add(self, outcome: Outcome) -> None:
+        from rich.markup import escape
+
+        self.tally.count(outcome)
+        if outcome.record.status != "done":
+            self.progress.console.print(
+                f"[red]failed[/] {escape(outcome.record.name)}: {escape(outcome.record.reason)}"
+            )
+        self.progress.update(self.task, completed=self.tally.images, text=self.tally.text())
+
+
+def _summary(result: BatchResult) -> dict[str, Any]:
+    return {
+        "folder": str(result.folder),
+        "images": result.images,
+        "done": result.done,
+        "kept": result.kept,
+        "failed": [{"image": name, "source": source, "reason": reason} for name, source, reason in result.failed],
+        "objects": result.objects,
+        "seconds": round(result.seconds, 3),
+        "step_seconds": {where: round(seconds, 4) for where, seconds in result.step_seconds.items()},
+    }
+
+
+def _print_summary(result: BatchResult) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    kept = f" ({result.kept:,} kept from an earlier run)" if result.kept else ""
+    table.add_row("images", f"{result.images:,}{kept}")
+    for name, count in result.objects.items():
+        table.add_row("objects" if name == "labels" else name, f"{count:,}")
+    if result.failed:
+        table.add_row("failed", f"[red]{len(result.failed):,}[/]")
+    rate = f" ({result.done / result.seconds:,.1f} images a second)" if result.done and result.seconds else ""
+    table.add_row("seconds", f"{result.seconds:,.1f}{rate}")
+    table.add_row("results", escape(str(result.folder)))
+    console.print(table)
+    for name, _, reason in result.failed[:_SHOWN_FAILURES]:
+        console.print(f"[red]failed[/] {escape(name)}: {escape(reason)}")
+    if len(result.failed) > _SHOWN_FAILURES:
+        console.print(f"and {len(result.failed) - _SHOWN_FAILURES:,} more, all in images.csv")
+    if result.others:
+        console.print(f"{result.others:,} results of earlier runs on other images remain in the folder")
