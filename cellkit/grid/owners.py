@@ -1,0 +1,215 @@
+"""Give each object that several tiles see one owner: boxes and instances.
+
+The owner is the tile whose core holds the centre of the object's box, cut to the image. Tiles that see one object a
+little differently may both, or neither, take themselves for its owner; so objects of neighbouring tiles are first
+matched in the region both see (same class, each the other's best, overlap over union above one half), and of each
+group one is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cellkit.core import Boxes, Instances
+from cellkit.grid.cover import Tile, Window, columns_of, earlier_neighbours
+
+__all__ = ["enter_boxes", "enter_instances", "own_boxes", "own_instances"]
+
+_SAME = 0.5
+
+Overlap = Callable[[np.ndarray, np.ndarray, Window], np.ndarray]
+
+
+def enter_boxes(boxes: Boxes, tile: Tile, outer: tuple[int, int]) -> Boxes:
+    """Return the boxes that reach into the tile's window, uncut, in the tile's coordinates."""
+    return _taken(boxes, _entering(boxes, tile, outer), tile)
+
+
+def enter_instances(instances: Instances, tile: Tile, outer: tuple[int, int]) -> Instances:
+    """Return the instances whose boxes reach into the tile's window, uncut, in the tile's coordinates."""
+    index = _entering(instances.boxes, tile, outer)
+    return Instances(_taken(instances.boxes, index, tile), tuple(instances.masks[i] for i in index))
+
+
+def own_boxes(parts: Sequence[Boxes], tiles: tuple[Tile, ...], outer: tuple[int, int]) -> Boxes:
+    """Return the boxes of all tiles in outer coordinates, cut to the image, each object once."""
+    moved = [_moved(boxes, tile, outer)[0] for boxes, tile in zip(parts, tiles, strict=True)]
+    boxes = _concatenated(moved)
+    part = np.repeat(np.arange(len(moved)), [len(b) for b in moved])
+
+    def overlap(one: np.ndarray, two: np.ndarray, region: Window) -> np.ndarray:
+        return _box_overlap(_cut(boxes.xyxy[one], region), _cut(boxes.xyxy[two], region))
+
+    return _picked(boxes, _owned(boxes, part, tiles, outer, overlap))
+
+
+def own_instances(parts: Sequence[Instances], tiles: tuple[Tile, ...], outer: tuple[int, int]) -> Instances:
+    """Return the instances of all tiles in outer coordinates, cut to the image, each object once."""
+    moved, masks = [], []
+    for instances, tile in zip(parts, tiles, strict=True):
+        boxes, kept = _moved(instances.boxes, tile, outer)
+        cut = [_cut_mask(instances, int(i), tile, box) for i, box in zip(kept, boxes.xyxy, strict=True)]
+        real = np.array([mask.any() for mask in cut], bool)
+        moved.append(_picked(boxes, np.flatnonzero(real)))
+        masks += [mask for mask in cut if mask.any()]
+    boxes = _concatenated(moved)
+    part = np.repeat(np.arange(len(moved)), [len(b) for b in moved])
+
+    def overlap(one: np.ndarray, two: np.ndarray, region: Window) -> np.ndarray:
+        out = _box_overlap(_cut(boxes.xyxy[one], region), _cut(boxes.xyxy[two], region))
+        for i, j in zip(*np.nonzero(out), strict=True):
+            a, b = one[i], two[j]
+            out[i, j] = _mask_overlap(boxes.xyxy[a], masks[a], boxes.xyxy[b], masks[b], region)
+        return out
+
+    index = _owned(boxes, part, tiles, outer, overlap)
+    return Instances(_picked(boxes, index), tuple(masks[i] for i in index))
+
+
+def _picked(boxes: Boxes, index: np.ndarray) -> Boxes:
+    return Boxes(boxes.xyxy[index], boxes.scores[index], boxes.classes[index])
+
+
+def _concatenated(boxes: Sequence[Boxes]) -> Boxes:
+    return Boxes(
+        np.concatenate([b.xyxy for b in boxes]),
+        np.concatenate([b.scores for b in boxes]),
+        np.concatenate([b.classes for b in boxes]),
+    )
+
+
+def _centre_in(xyxy: np.ndarray, core: Window, outer: tuple[int, int]) -> np.ndarray:
+    """Tell whose centre, cut to the image, lies in `core`."""
+    centre = np.floor((xyxy[:, :2].astype(np.float64) + xyxy[:, 2:]) / 2)
+    x, y = np.clip(centre[:, 0], 0, outer[1] - 1), np.clip(centre[:, 1], 0, outer[0] - 1)
+    return (x >= core.left) & (x < core.right) & (y >= core.top) & (y < core.bottom)
+
+
+def _reaches(xyxy: np.ndarray, window: Window) -> np.ndarray:
+    x0, y0, x1, y1 = xyxy.T
+    return (x1 > window.left) & (x0 < window.right) & (y1 > window.top) & (y0 < window.bottom)
+
+
+def _entering(boxes: Boxes, tile: Tile, outer: tuple[int, int]) -> np.ndarray:
+    return np.flatnonzero(_reaches(boxes.xyxy, tile.window) | _centre_in(boxes.xyxy, tile.core, outer))
+
+
+def _shift(window: Window) -> np.ndarray:
+    return np.array([window.left, window.top, window.left, window.top], np.float32)
+
+
+def _taken(boxes: Boxes, index: np.ndarray, tile: Tile) -> Boxes:
+    return Boxes(boxes.xyxy[index] - _shift(tile.window), boxes.scores[index], boxes.classes[index])
+
+
+def _moved(boxes: Boxes, tile: Tile, outer: tuple[int, int]) -> tuple[Boxes, np.ndarray]:
+    """Return the boxes in outer coordinates, cut to the image, without those outside it; and which these were."""
+    image = Window(0, 0, *outer)
+    xyxy = boxes.xyxy + _shift(tile.window)
+    kept = np.flatnonzero(_reaches(xyxy, image))
+    return Boxes(_cut(xyxy[kept], image), boxes.scores[kept], boxes.classes[kept]), kept
+
+
+def _cut(xyxy: np.ndarray, window: Window) -> np.ndarray:
+    low = np.array([window.left, window.top] * 2, np.float32)
+    high = np.array([window.right, window.bottom] * 2, np.float32)
+    return np.clip(xyxy, low, high)
+
+
+def _frame_of(box: np.ndarray) -> Window:
+    """Return the pixels of an instance's mask: its box rounded outwards."""
+    return Window(math.floor(box[1]), math.floor(box[0]), math.ceil(box[3]), math.ceil(box[2]))
+
+
+def _cut_mask(instances: Instances, index: int, tile: Tile, box: np.ndarray) -> np.ndarray:
+    moved = instances.boxes.xyxy[index] + _shift(tile.window)
+    return instances.masks[index][_frame_of(box).within(_frame_of(moved)).slices]
+
+
+def _box_overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Return intersection over union, (n, m); 0 where there is no area."""
+    low = np.maximum(one[:, None, :2], two[None, :, :2])
+    high = np.minimum(one[:, None, 2:], two[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    area = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (one, two)]
+    union = area[0][:, None] + area[1][None, :] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=common > 0)
+
+
+def _mask_overlap(
+    box_a: np.ndarray, mask_a: np.ndarray, box_b: np.ndarray, mask_b: np.ndarray, region: Window
+) -> float:
+    a, b = (frame.clipped(region) for frame in (_frame_of(box_a), _frame_of(box_b)))
+    both = a.clipped(b)
+    if both.top >= both.bottom or both.left >= both.right:
+        return 0.0
+    in_a, in_b = (mask[both.within(_frame_of(box)).slices] for box, mask in ((box_a, mask_a), (box_b, mask_b)))
+    common = np.count_nonzero(in_a & in_b)
+    areas = (
+        np.count_nonzero(mask[frame.within(_frame_of(box)).slices])
+        for box, mask, frame in ((box_a, mask_a, a), (box_b, mask_b, b))
+    )
+    return common / max(sum(areas) - common, 1)
+
+
+def _owned(
+    boxes: Boxes, part: np.ndarray, tiles: tuple[Tile, ...], outer: tuple[int, int], overlap: Overlap
+) -> np.ndarray:
+    """Return the sorted index of the boxes to keep: of each group the owner; without one, the best of two or more."""
+    centred = np.zeros(len(boxes), bool)
+    whole = np.zeros(len(boxes), bool)
+    bounds = np.searchsorted(part, np.arange(len(tiles) + 1))
+    for index, tile in enumerate(tiles):
+        own = slice(bounds[index], bounds[index + 1])
+        centred[own] = _centre_in(boxes.xyxy[own], tile.core, outer)
+        whole[own] = _uncut(boxes.xyxy[own], tile.window, outer)
+    group = _matched(boxes, bounds, tiles, outer, overlap)
+    order = np.lexsort((np.arange(len(boxes)), -boxes.scores, ~whole, ~centred, group))
+    first = np.ones(len(boxes), bool)
+    first[1:] = group[order][1:] != group[order][:-1]
+    size = np.bincount(group, minlength=len(boxes))
+    best = order[first]
+    return np.sort(best[centred[best] | (size[group[best]] > 1)])
+
+
+def _uncut(xyxy: np.ndarray, window: Window, outer: tuple[int, int]) -> np.ndarray:
+    """Tell which boxes keep a pixel away from those sides of the window that are no edge of the image."""
+    x0, y0, x1, y1 = xyxy.T
+    return (
+        ((x0 >= window.left + 1) | (window.left <= 0))
+        & ((y0 >= window.top + 1) | (window.top <= 0))
+        & ((x1 <= window.right - 1) | (window.right >= outer[1]))
+        & ((y1 <= window.bottom - 1) | (window.bottom >= outer[0]))
+    )
+
+
+def _matched(
+    boxes: Boxes, bounds: np.ndarray, tiles: tuple[Tile, ...], outer: tuple[int, int], overlap: Overlap
+) -> np.ndarray:
+    """Return the group of each box: those that neighbouring tiles agree to be one object share a number."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    image = Window(0, 0, *outer)
+    columns = columns_of(tiles)
+    edges = [np.zeros((2, 0), np.intp)]
+    for index, tile in enumerate(tiles):
+        for earlier in earlier_neighbours(index, columns):
+            region = tiles[earlier].window.clipped(tile.window).clipped(image)
+            one, two = (
+                bounds[i] + np.flatnonzero(_reaches(boxes.xyxy[bounds[i] : bounds[i + 1]], region))
+                for i in (earlier, index)
+            )
+            if len(one) and len(two):
+                likeness = overlap(one, two, region)
+                likeness *= boxes.classes[one][:, None] == boxes.classes[two][None, :]
+                best = likeness.argmax(axis=1)
+                mutual = likeness.argmax(axis=0)[best] == np.arange(len(one))
+                mutual &= likeness[np.arange(len(one)), best] > _SAME
+                edges.append(np.stack([one[mutual], two[best[mutual]]]))
+    a, b = np.concatenate(edges, axis=1)
+    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(len(boxes), len(boxes)))
+    return connected_components(graph, directed=False)[1] if len(boxes) else np.zeros(0, np.intp)
