@@ -125,7 +125,7 @@ class WindowFrame:
     def _cropped(self, values: Iterator[np.ndarray]) -> np.ndarray:
         out = np.empty(0)
         for part, value in zip(self.parts, values, strict=True):
-            if value.shape[:2] == self.outer:  # one part, nothing around it
+            if part.tile.window == part.tile.core and len(self.parts) == 1:  # nothing to cut off
                 out = value
                 continue
             if part is self.parts[0]:
