@@ -1,0 +1,41 @@
+"""Where the real data lie, and how a test runs the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The real data sets; skips where they are missing."""
+    folder = Path(os.environ.get("CELLKIT_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data: no folder {folder} (set CELLKIT_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cellkit():
+    """Run the installed `cellkit` in a subprocess; returns the finished process with its output as text."""
+    script = Path(sys.executable).with_name("cellkit.exe" if os.name == "nt" else "cellkit")
+    if not script.exists():
+        pytest.skip("needs the installed `cellkit` command: pip install -e .")
+
+    def run(*arguments: object, code: int | None = 0, **more) -> subprocess.CompletedProcess[str]:
+        command = [str(script), *map(str, arguments)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", timeout=600, check=False, **more
+        )
+        if code is not None:
+            assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    run.script = script
+    return run
