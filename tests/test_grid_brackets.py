@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import SIDES, images
 
 from cellkit.core import KINDS, Boxes, Instances, KindError, StageError, registry
 from cellkit.grid.brackets import pad, resize, tile
+from strategies import SIDES, images
 
 PADS = ["none", "zero", "reflect", "symmetric", "edge"]
 K = KINDS

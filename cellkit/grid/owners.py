@@ -3,7 +3,7 @@
 The owner is the tile whose core holds the centre of the object's box, cut to the image. Tiles that see one object a
 little differently may both, or neither, take themselves for its owner; so objects of neighbouring tiles are first
 matched in the region both see (same class, each the other's best, overlap over union above one half), and of each
-group one is kept.
+group one is kept: an owner, or, where there is none, the best if two tiles saw the object whole.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _mask_overlap(
 def _owned(
     boxes: Boxes, part: np.ndarray, tiles: tuple[Tile, ...], outer: tuple[int, int], overlap: Overlap
 ) -> np.ndarray:
-    """Return the sorted index of the boxes to keep: of each group the owner; without one, the best of two or more."""
+    """Return the sorted index of the boxes to keep: of each group the owner, else what two tiles saw whole."""
     centred = np.zeros(len(boxes), bool)
     whole = np.zeros(len(boxes), bool)
     bounds = np.searchsorted(part, np.arange(len(tiles) + 1))
@@ -170,9 +170,9 @@ def _owned(
     order = np.lexsort((np.arange(len(boxes)), -boxes.scores, ~whole, ~centred, group))
     first = np.ones(len(boxes), bool)
     first[1:] = group[order][1:] != group[order][:-1]
-    size = np.bincount(group, minlength=len(boxes))
+    witnesses = np.bincount(group[whole], minlength=len(boxes))
     best = order[first]
-    return np.sort(best[centred[best] | (size[group[best]] > 1)])
+    return np.sort(best[centred[best] | (witnesses[group[best]] > 1)])
 
 
 def _uncut(xyxy: np.ndarray, window: Window, outer: tuple[int, int]) -> np.ndarray:
