@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cellkit_cli.options import changed, load_plugins, recipe_options
+from .options import changed, load_plugins, recipe_options
 
 
 @click.command("explain", short_help="Show what each step does to one image.")

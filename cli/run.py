@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cellkit_cli.options import changed, load_plugins, recipe_options
+from .options import changed, load_plugins, recipe_options
 
 if TYPE_CHECKING:
     from cellkit.core import Recipe

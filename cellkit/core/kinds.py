@@ -6,7 +6,7 @@ Every kind is an annotation for a stage's signature (``image: Image``) and carri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 
@@ -47,8 +47,13 @@ class Kind:
 if TYPE_CHECKING:
     import pandas as pd
 
-    Table = pd.DataFrame
-    Image = Prob = Field = Mask = Classes = Labels = np.ndarray
+    Image: TypeAlias = np.ndarray
+    Prob: TypeAlias = np.ndarray
+    Field: TypeAlias = np.ndarray
+    Mask: TypeAlias = np.ndarray
+    Classes: TypeAlias = np.ndarray
+    Labels: TypeAlias = np.ndarray
+    Table: TypeAlias = pd.DataFrame
 else:
     _IMAGE = Kind("image", "intensities, nominal [0, 1]", "float32", "yxc")
     _PROB = Kind("prob", "per-class probability in [0, 1]", "float32", "yxc")

@@ -1,4 +1,4 @@
-"""Try a recipe on images before running it: does every file open, and does every kind of file pass the steps?"""
+"""Try a recipe before running it: does every file open, and does every kind of file pass the steps."""
 
 from __future__ import annotations
 
