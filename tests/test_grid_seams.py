@@ -62,7 +62,7 @@ def voronoi(side, spacing, reach=1.0, seed=0):
     return pieces(np.where(distance <= reach * spacing, rows * side + columns + 1, 0).astype(np.int32))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(label_images(), st.integers(1, 14), st.integers(1, 40), st.sampled_from(["none", "reflect", "zero"]))
 def test_touching_objects_cut_into_tiles_come_back_with_any_halo(labels, size, halo, fill):
     truth = pieces(labels)
@@ -186,13 +186,24 @@ def test_a_sliver_over_the_seam_goes_to_the_object_the_other_tile_ends_there():
     np.testing.assert_array_equal(frame.leave(LABELS, [seen_left, seen_right]), wanted)
 
 
-def test_a_tile_that_cannot_tell_neighbours_apart_at_its_rim_does_not_merge_them():
+@pytest.mark.parametrize("top", [1, 4])  # x larger than y where both tiles see them, and smaller
+def test_a_tile_that_cannot_tell_neighbours_apart_at_its_rim_does_not_merge_them(top):
     """Of x, over the seam, and y, left of it, the right tile sees only ends and takes them for one object."""
     frame = tile((12, 32), size=(12, 16), halo=6)
     truth = np.zeros((12, 32), np.int32)
-    truth[1:6, 6:20], truth[6:11, 4:15] = 1, 2
+    truth[top:6, 6:20], truth[6:11, 4:15] = 1, 2
     left, right = (part.enter(LABELS, truth).copy() for part in frame.parts)
     right[right > 0] = 1
+    assert same(frame.leave(LABELS, [left, right]), truth)
+
+
+def test_what_one_tile_splits_and_the_other_does_not_is_one_object():
+    """Both halves reach over the seam into what the right tile takes for one object, so they are one."""
+    frame = tile((12, 32), size=(12, 16), halo=6)
+    truth = np.zeros((12, 32), np.int32)
+    truth[2:10, 8:24] = 1
+    left, right = (part.enter(LABELS, truth).copy() for part in frame.parts)
+    left[6:][left[6:] > 0] = 2
     assert same(frame.leave(LABELS, [left, right]), truth)
 
 
