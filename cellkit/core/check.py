@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cellkit.core import registry
-from cellkit.core.errors import Fault, RecipeError, suggest
+from cellkit.core.errors import Fault, RecipeError, StageError, suggest
 from cellkit.core.kinds import KINDS, Kind
 from cellkit.core.recipe import Recipe, Step, parse, text_of
 from cellkit.core.stage import Argument, StageSpec
@@ -223,6 +223,10 @@ def _bind_bracket(step: Step, spec: StageSpec, params: dict[str, Any], scope: _S
             where, "no new layer leaves this bracket", "layers that exist keep their value outside it", warning=True
         )
     _check_halo(inner, params, scope, where)
+    try:
+        spec.function((1, 1), **params)  # at one pixel, only parameters that contradict each other can be refused
+    except StageError as error:
+        scope.fault(where, str(error))
     for name, kind in exports:
         scope.write(name, kind)
     return BoundStep(where, step, spec, params, inner=inner, exports=exports)

@@ -212,7 +212,7 @@ def _read_signature(function: Callable[..., Any], *, reach: ReachRule, out: str,
         if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL):
             arguments.append(_argument(function, p, hint))
         elif p.kind is p.KEYWORD_ONLY:
-            source = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, FromSample)), None)
+            source = next((m for m in _unwrapped(hint)[1] if isinstance(m, FromSample)), None)
             if source is not None:
                 supplied[p.name] = source
             else:
@@ -254,12 +254,21 @@ def _argument(function: Callable[..., Any], p: inspect.Parameter, hint: Any) -> 
 def _parameter(function: Callable[..., Any], p: inspect.Parameter, hint: Any) -> Parameter:
     if p.default is p.empty:
         raise TypeError(f"stage {function.__name__}: parameter {p.name!r} needs a default")
-    span = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Span)), None)
-    base = hint.__origin__ if typing.get_origin(hint) is Annotated else hint
+    base, metadata = _unwrapped(hint)
+    span = next((m for m in metadata if isinstance(m, Span)), None)
     numeric = [m for m in _members(base) if m in (int, float)]
     if numeric and span is None:
         raise TypeError(f"stage {function.__name__}: numeric parameter {p.name!r} needs a Span")
     return Parameter(p.name, base, p.default, span)
+
+
+def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the type inside `Annotated` and what it is annotated with."""
+    # Python 3.10 wraps the hint of a parameter whose default is None once more: Optional[Annotated[int | None, ...]].
+    for member in _members(hint):
+        if typing.get_origin(member) is Annotated:
+            return member.__origin__, member.__metadata__
+    return hint, ()
 
 
 def _type_text(kind: Any) -> str:

@@ -111,7 +111,9 @@ def _run_bracket(step: BoundStep, cells: list[_Cell], watch: _Watch) -> list[_Ce
     frames = [_frame(step, cell.sample.shape) for cell in cells]
     inside = replace(watch, depth=watch.depth + 1)
     wanted = {*step.reads, "raw"}
-    parts = [_enter(part, cell, wanted) for cell, frame in zip(cells, frames, strict=True) for part in frame.parts]
+    parts = [
+        _enter(part, cell, wanted, frame.scale) for cell, frame in zip(cells, frames, strict=True) for part in frame.parts
+    ]
     if _measures(step.inner):
         # A histogram is of the whole image: every part goes through a step before any goes through the next.
         for inner in step.inner:
@@ -153,8 +155,11 @@ def _frame(step: BoundStep, shape: tuple[int, int]) -> Any:
         return step.spec.function(shape, **step.params)
 
 
-def _enter(part: Any, cell: _Cell, wanted: set[str]) -> _Cell:
+def _enter(part: Any, cell: _Cell, wanted: set[str], scale: tuple[float, float]) -> _Cell:
     sample = cell.sample.without([name for name in cell.sample if name not in wanted])
+    if sample.pixel_size is not None:
+        size = sample.pixel_size
+        sample = replace(sample, pixel_size=(size[0] / scale[0], size[1] / scale[1]))
     for name, layer in sample.layers.items():
         sample = sample.with_layer(name, layer.kind, part.enter(layer.kind, layer.value), layer.names)
     if cell.region is None:
