@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(exists=True, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _LAYERS = {"dsb2018": ("labels",), "pixel": ("labels", "mask"), "semantic": ("classes", "labels")}
-_SHOWN = 20
+_SHOWN = 10
 _WORST = 5
 
 
@@ -189,8 +189,8 @@ def _print(result: _Result) -> None:
     interval = "" if math.isnan(report.low) else f"  95 % interval {report.low:.4f} to {report.high:.4f}"
     console.print(f"[bold]{result.protocol.headline}  [green]{_text(report.value)}[/][/]{interval}")
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_row("images", f"{len(report.per_image):,}")
     table.add_row("empty on both sides", f"{report.empty_images:,}")
     left_out = {
