@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ def header(data: Any) -> Info:
         file = BytesIO(data[: 1 << 16])
         version = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
-        shape, _, dtype = reader(file)
+        try:
+            shape, _, dtype = reader(file)
+        except TokenError as error:  # neither a ValueError nor a SyntaxError
+            raise ValueError(f"its header cannot be parsed: {error}") from error
     if dtype.hasobject or dtype.kind not in "buif":
         raise ReadError(f"the .npy file holds {dtype}, not numbers")
     if len(shape) not in (2, 3):

@@ -6,7 +6,9 @@ here is `check_extent`'s.
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -28,7 +30,7 @@ def header(data: Any) -> Info:
         name = "GIF"
         width, height, frames = _walk_gif(data)
         check_extent(Info("gif", (height, width, 1), "uint8"), _MOST_GIF)
-    with decoding(f"the {name}"):
+    with decoding(f"the {name}"), _no_bomb():
         picture = _plugin(name)(BytesIO(data))
         mode, (width, height) = picture.mode, picture.size
     grey = mode in ("1", "L")
@@ -47,7 +49,7 @@ def decode(data: bytes, info: Info, projection: str = "none", *, indexed: bool =
     plugin = _plugin(info.format.upper())
     if info.stack and projection != "first":
         return project_frames(plugin, data, info, projection)
-    with decoding(f"the {info.format.upper()}"):
+    with decoding(f"the {info.format.upper()}"), _no_bomb():
         picture = plugin(BytesIO(data))
         picture.load()
         if indexed and picture.mode == "P":
@@ -58,7 +60,7 @@ def decode(data: bytes, info: Info, projection: str = "none", *, indexed: bool =
 def project_frames(plugin: Any, data: bytes, info: Info, projection: str) -> Pixels:
     """Decode every frame of an animation and project them to one."""
     check_extent(info)
-    with decoding(f"the {info.format.upper()}"):
+    with decoding(f"the {info.format.upper()}"), _no_bomb():
         picture = plugin(BytesIO(data))
         frames = np.empty((info.stack[0][1], *info.shape), np.uint8)
         for number in range(len(frames)):
@@ -66,6 +68,17 @@ def project_frames(plugin: Any, data: bytes, info: Info, projection: str) -> Pix
             frames[number] = np.asarray(picture.convert("RGB" if info.shape[2] == 3 else "L")).reshape(info.shape)
     array, bits = project(frames, projection, None)
     return Pixels(array, bits, info.channels, info.pixel_size)
+
+
+@contextlib.contextmanager
+def _no_bomb() -> Iterator[None]:
+    """Give Pillow's own refusal of a large frame a base that decoders' other exceptions have."""
+    from PIL.Image import DecompressionBombError
+
+    try:
+        yield
+    except DecompressionBombError as error:
+        raise ValueError(str(error)) from error
 
 
 def _walk_gif(data: Any) -> tuple[int, int, int]:

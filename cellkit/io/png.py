@@ -60,7 +60,7 @@ def header(data: Any) -> Info:
 def decode(data: bytes, info: Info, projection: str = "none", *, indexed: bool = False) -> Pixels:
     """Decode a PNG; `indexed` gives the indices of a palette image in place of its colours."""
     chunks = list(_chunks(data))
-    if chunks[-1][0] != b"IEND" and all(kind != b"IEND" for kind, _, _ in chunks):
+    if all(kind != b"IEND" for kind, _, _ in reversed(chunks)):
         raise ReadError("the PNG is truncated: it ends before its last chunk (copy it again)")
     if info.samples // len(data) > _MOST_DEFLATE * 8:
         raise ReadError("the PNG holds far less data than its header announces (it is damaged)")
@@ -70,6 +70,12 @@ def decode(data: bytes, info: Info, projection: str = "none", *, indexed: bool =
         return project_frames(PngImageFile, data, info, projection)
     if indexed and data[25] == _PALETTE:
         return _indices(data)
+    for kind, at, length in chunks:
+        if (
+            kind in _CRITICAL
+            and zlib.crc32(data[at - 4 : at + length]) != struct.unpack_from(">I", data, at + length)[0]
+        ):
+            raise ReadError("the PNG is damaged: the checksum of a part of it is wrong (copy it again)")
     import imagecodecs
 
     with decoding("the PNG"):

@@ -49,11 +49,11 @@ def fluorescence_field(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make a fluorescence field of touching nuclei: the image, uint8 or uint16 (y, x), and its labels, int32 (y, x).
 
-    Nuclei are ellipses of 7 to 14 px half-axis, each with its own brightness and a texture; nearly half of them are
-    set beside another, so that they touch or overlap a little (a pixel belongs to the nucleus whose centre is nearer
-    in units of its axes). The sum is blurred by the optics (Gaussian, sigma 1.3 px), lies on an uneven background, and
-    is counted with Poisson and read noise. `count` nuclei are tried for (default: one for every 2,300 pixels); where
-    no room is left there are fewer. The same arguments give the same field.
+    Nuclei are ellipses with half-axes of 5 to 14 px, each with its own brightness and a texture; nearly half are set
+    beside another, so that they touch or overlap a little (a pixel belongs to the nucleus whose centre is nearer in
+    units of its axes). The sum is blurred by the optics (Gaussian, sigma 1.3 px), lies on an uneven background, and is
+    counted with Poisson and read noise. `count` nuclei are tried for (default: one for every 2,300 pixels); where no
+    room is left there are fewer. The same arguments give the same field.
     """
     if size < 1 or (count is not None and count < 0) or bits not in (8, 16):
         raise UsageError(f"fluorescence_field: size {size}, count {count}, bits {bits}: wanted size >= 1, bits 8 or 16")

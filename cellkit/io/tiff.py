@@ -16,6 +16,7 @@ from cellkit.core.errors import ReadError
 from cellkit.io import ome
 from cellkit.io.info import RGB, Info, Pixels, decoding, drop_alpha, project
 from cellkit.io.pixelsize import from_json, from_resolution
+from cellkit.io.tiffchain import check_chain, truncated
 
 __all__ = ["Tiff", "opened"]
 
@@ -98,6 +99,7 @@ class Tiff:
         self._kept = kept
         self._notes: list[str] = []
         with decoding("the TIFF"):
+            check_chain(tif.filehandle, tif.filehandle.size)
             if not len(tif.pages):
                 raise ReadError("the TIFF is truncated: it has no page (copy it again)")
             self._ome = self._read_ome()
@@ -258,7 +260,7 @@ class Tiff:
         size = self._tif.filehandle.size
         if level.dataoffset is not None:
             if level.dataoffset + level.nbytes > size:
-                raise _truncated()
+                raise truncated("its pixels")
             return
         if page.is_tiled:
             grid = [page.tiledepth, page.tilelength, page.tilewidth]
@@ -275,7 +277,7 @@ class Tiff:
             if len(offsets) != len(counts) or (len(offsets) < wanted and not page.is_contiguous):
                 raise ReadError("the TIFF is damaged: parts of its picture are missing")
             if any(offset + count > size for offset, count in zip(offsets, counts, strict=True)):
-                raise _truncated()
+                raise truncated("its pixels")
             if not all(counts):
                 self._notes.append(f"{sum(not count for count in counts)} empty tiles were read as 0")
 
@@ -359,10 +361,6 @@ def _region(page: Any, crop: Sequence[int]) -> np.ndarray:
                 out[sample, a - y0 : a - y0 + part.shape[0], b - x0 : b - x0 + part.shape[1]] = part
     shape = tuple({"Y": y1 - y0, "X": x1 - x0}.get(axis, n) for axis, n in zip(page.axes, page.shape, strict=True))
     return out.reshape(shape)
-
-
-def _truncated() -> ReadError:
-    return ReadError("the TIFF is truncated: its pixels lie beyond the end of the file (copy it again)")
 
 
 def _axis_name(axis: str) -> str:
