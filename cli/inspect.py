@@ -118,8 +118,9 @@ def _print_stage(spec: StageSpec) -> None:
 
     console = Console()
     console.print(f"[bold]{spec.name}[/]: {_signature(spec)}", highlight=False)
-    doc = inspect.getdoc(spec.function) or ""
-    console.print(f"\n{doc}\n", highlight=False, markup=False)
+    for paragraph in (inspect.getdoc(spec.function) or "").split("\n\n"):
+        console.print(f"\n{_unwrapped(paragraph)}", highlight=False, markup=False)
+    console.print()
     if not spec.parameters:
         console.print("no parameters")
         return
@@ -128,6 +129,14 @@ def _print_stage(spec: StageSpec) -> None:
         span = str(parameter.span) if parameter.span else ""
         table.add_row(parameter.name, parameter.type_text, _plain(parameter.default), span)
     console.print(table)
+
+
+def _unwrapped(paragraph: str) -> str:
+    """Join the lines of a paragraph, so that it wraps where this terminal ends; lists and examples stay."""
+    lines = paragraph.split("\n")
+    if any(line.startswith((" ", "*", "-", ">>>")) for line in lines):
+        return paragraph
+    return " ".join(lines)
 
 
 @click.command("recipes", short_help="List the shipped recipes, or print one.")

@@ -112,7 +112,9 @@ def _run_bracket(step: BoundStep, cells: list[_Cell], watch: _Watch) -> list[_Ce
     inside = replace(watch, depth=watch.depth + 1)
     wanted = {*step.reads, "raw"}
     parts = [
-        _enter(part, cell, wanted, frame.scale) for cell, frame in zip(cells, frames, strict=True) for part in frame.parts
+        _enter(part, cell, wanted, frame.scale)
+        for cell, frame in zip(cells, frames, strict=True)
+        for part in frame.parts
     ]
     if _measures(step.inner):
         # A histogram is of the whole image: every part goes through a step before any goes through the next.
@@ -263,5 +265,6 @@ class _naming:  # noqa: N801 - reads as a word in a `with`
         if isinstance(error, CellkitError):
             raise type(error)(f"{self.step.where}: {error}") from error
         if isinstance(error, Exception):
-            text = str(error).strip() or "no message"
+            # The first line says what; libraries may follow it with pages.
+            text = (str(error).strip() or "no message").splitlines()[0][:300]
             raise StageError(f"{self.step.where}: {type(error).__name__}: {text}") from error

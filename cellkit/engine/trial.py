@@ -26,7 +26,7 @@ def try_images(plan: Plan, images: Sequence[str | Path]) -> Iterator[tuple[str, 
     from cellkit.io import find, read
 
     options = plan.recipe.read_options
-    tried: dict[tuple[int, tuple[str, ...]], str] = {}
+    tried: dict[tuple[int, tuple[str, ...]], tuple[str, str]] = {}
     for source in find(images, options):
         try:
             sample = read(source, options)
@@ -40,11 +40,14 @@ def try_images(plan: Plan, images: Sequence[str | Path]) -> Iterator[tuple[str, 
         if key not in tried:
             try:
                 execute(plan, _middle(sample))
-                tried[key] = ""
+                tried[key] = source.name, ""
             except CellkitError as error:
-                tried[key] = str(error)
-        fault = tried[key]
-        yield f"{what}{f': {fault}' if fault else '; '.join(['', *sample.notes])}", not fault
+                tried[key] = source.name, str(error)
+        first, fault = tried[key]
+        if fault:
+            yield f"{what}: {fault if first == source.name else f'as {first}'}", False
+        else:
+            yield "; ".join([what, *sample.notes]), True
 
 
 def _middle(sample: Sample) -> Sample:
