@@ -57,7 +57,7 @@ def test_drop_by_area_in_a_mask(mask, area):
 def test_drop_by_area_in_labels(labels, area, step):
     labels = labels * np.int32(step)  # also ids far too large for a table
     labels.setflags(write=False)
-    ids, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     size = counts[index.reshape(labels.shape)]
     small, large = drop_small(labels, area=area), drop_large(labels, area=area)
     assert small.dtype == large.dtype == np.int32

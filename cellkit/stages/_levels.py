@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from cellkit.core.histogram import Histogram
@@ -31,7 +33,7 @@ def reduced(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     values, counts = histogram.filled(0)
     if len(values) <= _BINS:
-        cuts = np.array([between(a, b) for a, b in zip(values[:-1], values[1:], strict=True)])
+        cuts = np.array([between(a, b) for a, b in pairwise(values)])
         return values, counts.astype(np.float64), cuts
     half = values.astype(np.float16)
     ends = np.empty((len(values), 2))

@@ -18,6 +18,18 @@ def paint(mask, runs, chosen, value):
             mask[runs[i, 0], runs[i, 1] : runs[i, 2]] = value
 
 
+@nb.njit(nb.boolean[::1](nb.types.Array(nb.boolean, 2, "C", readonly=True), _RUNS), cache=True, nogil=True)
+def touched(mask, runs):
+    """Return which runs hold a pixel of the mask."""
+    result = np.zeros(len(runs), np.bool_)
+    for i in range(len(runs)):
+        for x in range(runs[i, 1], runs[i, 2]):
+            if mask[runs[i, 0], x]:
+                result[i] = True
+                break
+    return result
+
+
 @nb.njit(nb.int64[::1](_LABELS, nb.int64), cache=True, nogil=True)
 def areas(labels, most):
     """Return the number of pixels of every id from 0 to `most`; ids below 1 are background and count nothing."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -48,14 +49,14 @@ def grayscale(image: Image, /, *, weights: Literal["rec601", "rec709", "mean"] =
     return cv2.transform(image, np.array([_LUMINANCE[weights]], np.float32))[..., None]
 
 
-def _channel_names(params: dict, names: tuple[str, ...]) -> tuple[str, ...]:
+def _channel_names(params: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
     name = params["name"]
     if isinstance(name, str):
         return (name,)
     return (names[name],) if name < len(names) else ()
 
 
-@stage(reach=0, names=_channel_names)  # type: ignore[arg-type]
+@stage(reach=0, names=_channel_names)
 def channel(
     image: Image | Prob,
     /,

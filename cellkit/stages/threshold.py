@@ -7,13 +7,14 @@ where an image holds one value only, nothing is foreground.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
+from cellkit.core.errors import StageError
 from cellkit.core.histogram import Histogram
 from cellkit.core.kinds import Classes, Image, Mask, Prob
-from cellkit.core.stage import Span, stage
+from cellkit.core.stage import WHOLE, Span, stage
 from cellkit.stages import _levels
 from cellkit.stages._plane import plane
 
@@ -100,4 +101,65 @@ def multi_otsu(image: Image | Prob, histogram: Histogram, /, *, classes: Annotat
     if len(values) > 1:
         for at in _levels.multi_otsu_splits(values, counts, min(classes, len(values))):
             result += np.greater(part, np.float32(cuts[at]))
+    return result
+
+
+@stage(reach=lambda p: p["radius"])
+def local(
+    image: Image | Prob,
+    /,
+    *,
+    method: Literal["sauvola", "mean"] = "mean",
+    radius: Annotated[int, Span(1, 127, "px")] = 25,
+    k: Annotated[float, Span(-1, 1)] = 0.2,
+    r: Annotated[float, Span(0.01, 10)] = 0.5,
+    offset: Annotated[float, Span(-1, 1)] = 0.0,
+) -> Mask:
+    """Take as foreground what is greater than a threshold measured around each pixel.
+
+    From the mean and the standard deviation s of the square of 2 `radius` + 1 px a side the threshold is
+    mean - `offset`, or for `sauvola` mean * (1 + k * (s / r - 1)) - `offset`. Sauvola's is made for dark print on
+    bright paper: there the flat background comes out as foreground; for bright objects on a dark ground take k < 0.
+    Values count in steps of 1 / 65,536 and the sums are exact, so a flat region has no noise in it. The image is
+    mirrored at its edge, the edge pixel repeated (d c b a | a b c d).
+
+    Raises `KindError` for more than one channel, `StageError` for values beyond 127 (an image that was not scaled).
+    Source: Sauvola & Pietikainen (2000), Pattern Recognition 33, 225-236, equation 5.
+    """
+    from cellkit.stages import _local
+
+    part = np.ascontiguousarray(plane(image, "local"))
+    most = float(max(part.max(), -part.min()))
+    if most > _local.LIMIT:
+        raise StageError(f"local wants an image scaled to about [0, 1], got values up to {most:g}: add `normalize`")
+    rows, columns = (_local.mirrored(length, radius) for length in part.shape)
+    return _local.above(part, rows, columns, k if method == "sauvola" else 0.0, r, offset)
+
+
+@stage(reach=WHOLE)
+def hysteresis(
+    image: Image | Prob,
+    /,
+    *,
+    low: Annotated[float, Span(-10, 10)] = 0.3,
+    high: Annotated[float, Span(-10, 10)] = 0.5,
+    connectivity: Literal[4, 8] = 8,
+) -> Mask:
+    """Take as foreground every piece of what is greater than `low` in which something is greater than `high`.
+
+    `connectivity` 8 joins pixels at corners too, 4 along sides only, as scikit-image does.
+
+    Raises `KindError` for more than one channel, `StageError` where `low` is greater than `high`.
+    Source: Canny (1986), IEEE Trans. Pattern Anal. Mach. Intell. 8, 679-698, section VII.
+    """
+    from cellkit.stages import _paint, _runs
+
+    part = plane(image, "hysteresis")
+    if low > high:
+        raise StageError(f"hysteresis: `low` must not be greater than `high`, got {low:g} and {high:g}")
+    result = np.greater(part, np.float32(low))
+    runs, piece, count = _runs.pieces(result, connectivity)
+    weak = np.ones(count, bool)
+    weak[piece[_paint.touched(np.greater(part, np.float32(high)), runs)]] = False
+    _paint.paint(result, runs, weak[piece], False)
     return result

@@ -1,0 +1,120 @@
+"""Erosion by a flat disc and by a ball: compiled kernels. Dilation is the same of the negative.
+
+Outside the image nothing counts: at its edge the least is taken over the pixels that are there.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+
+import numba as nb
+import numpy as np
+
+__all__ = ["ball", "chords", "erode", "erode_ball"]
+
+
+def chords(radius: float) -> np.ndarray:
+    """Return how far a disc reaches sideways in each of its rows from the middle one down: int32."""
+    return np.array([isqrt(int(radius * radius) - y * y) for y in range(int(radius) + 1)], np.int32)
+
+
+def ball(radius: float, unit: float, step: int = 1) -> np.ndarray:
+    """Return the height of the upper half of a ball, `unit` to the pixel, at every `step`-th pixel; -inf beside it."""
+    reach = int(radius / step)
+    side = np.arange(-reach, reach + 1) * step
+    square = radius * radius - side[:, None] ** 2 - side[None] ** 2
+    return np.where(square >= 0, np.sqrt(np.maximum(square, 0)) * unit, -np.inf).astype(np.float32)
+
+
+@nb.njit(inline="never")
+def _least(target, a, b):
+    for x in range(len(target)):
+        target[x] = a[x] if a[x] < b[x] else b[x]
+
+
+@nb.njit(inline="never")
+def _lower(target, a):
+    # Apart from `_least`, since the compiler's check for overlap would stop it from doing many pixels at once.
+    for x in range(len(target)):
+        target[x] = a[x] if a[x] < target[x] else target[x]
+
+
+@nb.njit(inline="never")
+def _lower_less(target, a, lift):
+    for x in range(len(target)):
+        low = a[x] - lift
+        target[x] = low if low < target[x] else target[x]
+
+
+def _erode(image, half, outside):
+    """Return the least value within a disc whose rows reach `half` pixels to either side.
+
+    The least of any stretch of a row is that of two stretches of a power of two, so a row of the disc costs one step
+    whatever its length.
+    """
+    height, width = image.shape
+    radius = len(half) - 1
+    levels = 1
+    while (1 << levels) <= 2 * half[0] + 1:
+        levels += 1
+    result = np.full((height, width), outside, image.dtype)
+    spans = np.full((levels, width + 2 * radius), outside, image.dtype)
+    least = np.empty(width, image.dtype)
+    for y in range(height):
+        spans[0, radius : radius + width] = image[y]
+        for k in range(1, levels):
+            step = 1 << (k - 1)
+            stop = width + 2 * radius - 2 * step + 1
+            _least(spans[k, :stop], spans[k - 1, :stop], spans[k - 1, step : step + stop])
+        last = -1
+        for dy in range(radius + 1):
+            if y - dy < 0 and y + dy >= height:
+                break
+            reach = half[dy]
+            if reach != last:
+                k = 0
+                while (2 << k) <= 2 * reach + 1:
+                    k += 1
+                left, right = radius - reach, radius + reach + 1 - (1 << k)
+                _least(least, spans[k, left : left + width], spans[k, right : right + width])
+                last = reach
+            if y - dy >= 0:
+                _lower(result[y - dy], least)
+            if dy and y + dy < height:
+                _lower(result[y + dy], least)
+    return result
+
+
+_HALF = nb.types.Array(nb.int32, 1, "C", readonly=True)
+
+
+def _of(value):
+    return value[:, ::1](nb.types.Array(value, 2, "C", readonly=True), _HALF, value)
+
+
+erode = nb.njit([_of(nb.uint8), _of(nb.float32)], cache=True, nogil=True)(_erode)
+
+
+@nb.njit(
+    nb.float32[:, ::1](
+        nb.types.Array(nb.float32, 2, "C", readonly=True), nb.types.Array(nb.float32, 2, "C", readonly=True)
+    ),
+    cache=True,
+    nogil=True,
+)
+def erode_ball(image, heights):
+    """Return how high a ball can rise under each pixel: the least difference of image and ball."""
+    height, width = image.shape
+    radius = len(heights) // 2
+    result = np.full((height, width), np.float32(np.inf), np.float32)
+    for y in range(height):
+        row = result[y]
+        for dy in range(max(-radius, -y), min(radius, height - 1 - y) + 1):
+            source = image[y + dy]
+            for dx in range(max(-radius, 1 - width), min(radius, width - 1) + 1):
+                lift = heights[dy + radius, dx + radius]
+                if lift == -np.inf:
+                    continue
+                start, stop = max(0, -dx), min(width, width - dx)
+                _lower_less(row[start:stop], source[start + dx : stop + dx], lift)
+    return result
