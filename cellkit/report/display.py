@@ -1,0 +1,87 @@
+"""Bring an image of any range and number of channels to what a screen shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cellkit.core.errors import KindError, suggest
+
+__all__ = ["display", "limits"]
+
+_LOW, _HIGH = 0.5, 99.8
+_SAMPLED = 1 << 18
+_RED_GREEN_BLUE = ({"red", "r"}, {"green", "g"}, {"blue", "b"})
+
+
+def display(image: np.ndarray, *, channels: Sequence[int | str] = (), names: Sequence[str] = ()) -> np.ndarray:
+    """Return an image as a picture, uint8 (y, x, 3), stretched from its 0.5th to its 99.8th percentile.
+
+    `image`: (y, x) or (y, x, c), any bool, integer or float dtype. One channel is shown grey; two as magenta and
+    green, which colour-blind eyes tell apart; three as red, green and blue; of more, the first three. `channels`
+    picks up to three, by place or by the `names` of the channels. Plain colour images keep their hues: one stretch
+    serves all three channels; named or separate stains are stretched each for itself.
+    A picture, uint8 (y, x, 3), is returned as it is. Raises `KindError` where the shape is no image's or a channel
+    does not exist.
+    """
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and not len(channels):
+        return image
+    stack = image[..., None] if image.ndim == 2 else image
+    if stack.ndim != 3 or not stack.shape[2]:
+        raise KindError(f"a picture is made of an image (y, x) or (y, x, c), got shape {image.shape}")
+    wanted = _places(channels, names, stack.shape[2])
+    colour = len(wanted) == 3 and stack.shape[2] == 3 and _plain_colour([names[i] for i in wanted] if names else [])
+    chosen = [stack[..., i] for i in wanted]
+    ranges = [limits(stack)] * 3 if colour else [limits(channel) for channel in chosen]
+    shown = [_eight_bit(channel, *span) for channel, span in zip(chosen, ranges, strict=True)]
+    if len(shown) == 1:
+        shown *= 3
+    elif len(shown) == 2:
+        shown = [shown[0], shown[1], shown[0]]
+    return np.stack(shown, axis=2)
+
+
+def limits(values: np.ndarray) -> tuple[float, float]:
+    """Return the 0.5th and 99.8th percentile of finite `values`, estimated on an even sample of large arrays.
+
+    Where these are equal (nearly all pixels alike), the smallest and largest value; where those are, 0 and 1.
+    """
+    flat = values.reshape(-1, values.shape[-1])[:: max(1, values.size // _SAMPLED)]
+    flat = flat[np.isfinite(flat)].astype(np.float64)
+    if not flat.size:
+        return 0.0, 1.0
+    low, high = np.percentile(flat, [_LOW, _HIGH])
+    if high <= low:
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return (float(low), float(high)) if low < high else (0.0, 1.0)
+
+
+def _places(channels: Sequence[int | str], names: Sequence[str], count: int) -> list[int]:
+    if not len(channels):
+        return list(range(min(3, count)))
+    if len(channels) > 3:
+        raise KindError(f"a picture has three colours, but {len(channels)} channels are to be shown")
+    places = []
+    for channel in channels:
+        if isinstance(channel, str):
+            if channel not in names:
+                raise KindError(f"no channel is called {channel!r}; {suggest(channel, names) or f'have {list(names)}'}")
+            places.append(list(names).index(channel))
+        elif not 0 <= channel < count:
+            raise KindError(f"no channel {channel}: the image has {count}, counted from 0")
+        else:
+            places.append(channel)
+    return places
+
+
+def _plain_colour(names: Sequence[str]) -> bool:
+    return not names or all(name.lower() in known for name, known in zip(names, _RED_GREEN_BLUE, strict=True))
+
+
+def _eight_bit(channel: np.ndarray, low: float, high: float) -> np.ndarray:
+    scaled = np.subtract(channel, np.float32(low), dtype=np.float32)
+    scaled *= np.float32(255.0 / (high - low))
+    scaled += np.float32(0.5)
+    np.nan_to_num(scaled, copy=False)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
