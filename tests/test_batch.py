@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+
 from cellkit import io
-from cellkit.core import RecipeError, UsageError, registry
+from cellkit.core import ReadOptions, RecipeError, UsageError, registry
 from cellkit.core.recipe import load
 from cellkit.engine import run_batch
 from cellkit.engine.batch import Settings
@@ -121,7 +123,8 @@ def test_a_changed_stage_file_redoes_all(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_specs", dict(registry._specs))
     monkeypatch.setattr(registry, "_digests", {})
     mine = tmp_path / "mine.py"
-    text = "import cellkit as ck\n@ck.stage(reach=0)\ndef mine_{}(image: ck.Image, /) -> ck.Image:\n    return image * {}\n"
+    text = "import cellkit as ck\n\n\n@ck.stage(reach=0)\ndef mine_{}(image: ck.Image, /) -> ck.Image:\n"
+    text += "    return image * {}\n"
     mine.write_text(text.format("a", 1))
     registry.load_file(mine)
     out = tmp_path / "out"
@@ -269,7 +272,7 @@ def test_images_of_different_channels_share_one_table(tmp_path):
 def test_plate_and_well_go_into_the_tables(tmp_path):
     for well in ("A01", "B02"):
         cv2.imwrite(str(tmp_path / f"p7_{well}.png"), picture(len(well)))
-    recipe = load("read: {pattern: '{plate}_{well}'}\n" + RECIPE.dump().partition("\n")[2])
+    recipe = replace(RECIPE, read_options=ReadOptions(pattern="{plate}_{well}"))
     run_batch(recipe, [tmp_path], tmp_path / "out")
     assert [(r["plate"], r["well"]) for r in rows(tmp_path / "out" / "images.csv")] == [("p7", "A01"), ("p7", "B02")]
     objects = pd.read_csv(tmp_path / "out" / "objects.csv")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellkit.core.check import WRITERS, Plan
+from cellkit.core.errors import WriteError
 from cellkit.core.kinds import Boxes, Instances, Kind
 from cellkit.core.sample import Sample
 
@@ -44,7 +45,10 @@ def write_image_outputs(plan: Plan, sample: Sample, folder: Path, scratch: Path)
             continue
         relative = f"{'overlays' if kind is None else name}/{sample.name}{_suffix(kind)}"
         path = folder / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"{path.parent}: cannot be made: {error.strerror}") from error
         _write(kind, path, _draw(plan, sample, name) if kind is None else sample[name], sample, scratch)
         files[relative] = path.stat().st_size
     return files
