@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+ONE_CHANNEL = st.just(1)
 SIDES = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 31, 37])
 
 
 @st.composite
-def images(draw, channels=st.just(1), sides=SIDES):
+def images(draw, channels=ONE_CHANNEL, sides=SIDES):
     """Image: float32 (y, x, c) in [0, 1]; noise, constant, steps or smooth blobs."""
     h, w, c = draw(sides), draw(sides), draw(channels)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+
 from cellkit import io
 from test_batch import files, picture, rows
 

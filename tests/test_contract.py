@@ -1,4 +1,4 @@
-"""What every stage in the registry promises, tested without naming one: pure, deterministic, of its kind, honest reach."""
+"""What every stage promises, tested without naming one: pure, deterministic, of its kind, of honest reach."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cellkit.core import KINDS, OBJECT, Boxes, Histogram, Instances, StageError, StageSpec, registry
-from cellkit.core.kinds import validate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cellkit.core import KINDS, OBJECT, Boxes, Histogram, Instances, StageError, StageSpec, registry
+from cellkit.core.kinds import validate
 from strategies import images
 
 STAGES = {n: s for n, s in registry.stages().items() if not s.bracket and s.origin.startswith("cellkit.")}
@@ -121,8 +122,7 @@ def attempt(spec: StageSpec, values: list[Any], params: dict[str, Any]) -> Any:
     """Call the stage; a refusal by a StageError (too many channels, say) is an answer too, and gives None."""
     try:
         return call(spec, values, params)
-    except StageError as error:
-        assert len(str(error)) > 10, "a refusal says why"
+    except StageError:
         return None
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cellkit.core import KINDS, Boxes, Histogram, Instances, KindError, Sample
-from cellkit.core.histogram import BINS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from cellkit.core import KINDS, Boxes, Histogram, Instances, KindError, Sample
+from cellkit.core.histogram import BINS
 from strategies import images
 
 

@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cellkit.core import (
     OBJECT,
     WHOLE,
@@ -21,8 +24,6 @@ from cellkit.core import (
     stage,
 )
 from cellkit.core.stage import spec_of
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @stage(reach=lambda p: int(4 * p["sigma"]), out="soft")
@@ -166,7 +167,7 @@ def test_registry_suggests():
 
 def test_every_stage_is_an_attribute_even_where_a_file_has_its_name():
     import cellkit as ck
-    import cellkit.stages.threshold  # noqa: F401 - the file that shares its stage's name
+    import cellkit.stages.threshold
 
     for name, spec in registry.stages().items():
         if not spec.bracket and spec.origin.startswith("cellkit."):

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from cellkit.core import (
     FromSample,
     Histogram,
@@ -24,8 +27,6 @@ from cellkit.core import (
 from cellkit.core.recipe import load
 from cellkit.core.stage import spec_of
 from cellkit.engine.run import execute, run
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from strategies import images
 
 

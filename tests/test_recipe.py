@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from cellkit.core import Recipe, RecipeError, UsageError
-from cellkit.core.recipe import ReadOptions, Step, dump, load, parse, shipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cellkit.core import Recipe, RecipeError, UsageError
+from cellkit.core.recipe import ReadOptions, Step, dump, load, parse, shipped
 
 NAMES = st.text("abcdefgh_", min_size=1, max_size=8).filter(lambda s: s not in ("in", "out", "name", "steps"))
 TEXT = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
