@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -189,7 +190,7 @@ def _open(path: str | Path) -> Iterator[tuple[BinaryIO, str]]:
 
 def _unreadable(path: str | Path, error: OSError) -> ReadError:
     if isinstance(error, FileNotFoundError):
-        if "://" in str(path):
+        if re.match(r"[A-Za-z]{2,}:/", str(path)):  # one letter is a drive
             return ReadError("is an address, not a file (download it first)")
         folder = Path(path).parent
         try:

@@ -177,9 +177,11 @@ def _grouped(files: Sequence[tuple[Path, Path]], template: Template, wanted: Seq
     names = unique([_named(group.folder, group.paths[0], group.stem) for group in groups.values()])
     for name, group in zip(names, groups.values(), strict=True):
         fault = group.fault or _channel_fault(group, order)
-        pairs = sorted(zip(group.channels, group.paths, strict=True), key=lambda pair: _rank(pair[0], order))
-        paths = tuple(path for _, path in pairs) if pairs else tuple(group.paths)
-        sources.append(Source(name, paths, group.fields, tuple(channel for channel, _ in pairs), fault))
+        paths, channels = tuple(group.paths), tuple(group.channels)
+        if channels:
+            ranked = sorted(range(len(paths)), key=lambda i, channels=channels: order.index(channels[i]))
+            paths, channels = tuple(paths[i] for i in ranked), tuple(channels[i] for i in ranked)
+        sources.append(Source(name, paths, group.fields, channels, fault))
     return sources
 
 
@@ -199,10 +201,6 @@ def _channel_order(groups: Iterable[_Group], wanted: Sequence[str]) -> list[str]
     if found and found <= set(wanted):
         return list(wanted)
     return sorted(found, key=natural)
-
-
-def _rank(channel: str, order: Sequence[str]) -> int:
-    return order.index(channel)
 
 
 def _channel_fault(group: _Group, order: Sequence[str]) -> str:

@@ -285,7 +285,7 @@ class Tiff:
         """Return the values (n, y, x, c) that pixels mean: colours of a palette, bright as bright, no alpha."""
         page = self._layout.page
         notes: tuple[str, ...] = ()
-        if page.photometric == _MINISWHITE:
+        if page.photometric == _MINISWHITE and not indexed:  # a label is a number, not a brightness
             if array.dtype.kind in "bu":
                 top = True if array.dtype.kind == "b" else array.dtype.type(2**page.bitspersample - 1)
                 array = array ^ top
