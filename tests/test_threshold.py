@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellkit.core import Histogram, KindError
-from cellkit.stages.threshold import li, multi_otsu, otsu, threshold, triangle
+from cellkit.core import WHOLE, Histogram, KindError, StageError
+from cellkit.core.stage import spec_of
+from cellkit.stages.threshold import hysteresis, li, local, multi_otsu, otsu, threshold, triangle
 from strategies import images
 
 AUTOMATIC = {"otsu": otsu, "li": li, "triangle": triangle}
@@ -205,3 +206,84 @@ def test_many_channels_are_refused(stage):
         measured(stage, image)
     with pytest.raises(KindError, match=r"threshold wants one channel, got 3"):
         threshold(image)
+
+
+@pytest.mark.parametrize("radius", [1, 3, 12, 50])
+@settings(deadline=None, max_examples=12)
+@given(image=images(), k=st.floats(-0.5, 0.5), r=st.floats(0.1, 1), offset=st.floats(-0.2, 0.2))
+def test_local_against_windows_one_by_one(radius, image, k, r, offset):
+    image.setflags(write=False)
+    steps = np.floor(image[..., 0].astype(np.float64) * 65536 + 0.5)
+    wide = np.pad(steps, radius, mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (2 * radius + 1,) * 2)
+    mean, spread = windows.mean(axis=(2, 3)), windows.std(axis=(2, 3))
+    for method, limit in (("mean", mean), ("sauvola", mean * (1 + k * (spread / (r * 65536) - 1)))):
+        away = np.abs(steps - (limit - offset * 65536)) > 1e-3
+        result = local(image, method=method, radius=radius, k=k, r=r, offset=offset)
+        assert result.dtype == bool
+        assert np.array_equal(result[away], (steps > limit - offset * 65536)[away])
+
+
+@pytest.mark.parametrize("radius", [2, 15])
+def test_local_agrees_with_skimage(radius):
+    from skimage.filters import threshold_local, threshold_sauvola
+
+    image = two_humps(np.random.default_rng(5), (120, 131))
+    part, side = image[..., 0], 2 * radius + 1
+    inside = np.s_[radius:-radius, radius:-radius]
+    sauvola = part > threshold_sauvola(part, side, k=0.2, r=0.5)
+    mean = part > threshold_local(part, side, method="mean", offset=0.02)
+    assert np.mean(local(image, method="mean", radius=radius, offset=0.02) != mean) < 1e-3
+    assert np.mean(local(image, method="sauvola", radius=radius)[inside] != sauvola[inside]) < 1e-3
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0, -2.0, 100.0])
+def test_local_finds_nothing_in_what_is_flat(value):
+    image = np.full((40, 41, 1), value, np.float32)
+    assert not local(image, radius=9).any()
+    assert local(image, radius=9, method="sauvola").all() == (value > 0)
+    if value > 0:
+        assert not local(image, radius=9, method="sauvola", k=-0.2).any()
+    image[5:10, 5:10] = value + 0.5
+    flat = local(image, radius=5)
+    assert flat[5:10, 5:10].all()
+    assert flat.sum() == 25, "what left the window is forgotten"
+
+
+def test_local_refuses_what_was_not_scaled():
+    with pytest.raises(StageError, match=r"values up to 4095: add `normalize`"):
+        local(np.full((3, 3, 1), 4095, np.float32))
+    with pytest.raises(StageError, match="values up to 4095"):
+        local(np.full((3, 3, 1), -4095, np.float32))
+
+
+@settings(deadline=None, max_examples=60)
+@given(images(), st.floats(0, 1), st.floats(0, 1))
+def test_hysteresis_is_that_of_skimage(image, a, b):
+    from scipy import ndimage as ndi
+    from skimage.filters import apply_hysteresis_threshold
+
+    image.setflags(write=False)
+    low, high = (float(np.float32(v)) for v in sorted((a, b)))
+    part = image[..., 0]
+    assert np.array_equal(
+        hysteresis(image, low=low, high=high, connectivity=4), apply_hysteresis_threshold(part, low, high)
+    )
+    pieces, _ = ndi.label(part > low, np.ones((3, 3)))
+    kept = np.unique(pieces[part > high])
+    assert np.array_equal(hysteresis(image, low=low, high=high), (part > low) & np.isin(pieces, kept))
+
+
+def test_hysteresis_refuses_and_is_whole():
+    with pytest.raises(StageError, match=r"`low` must not be greater than `high`, got 0\.6 and 0\.5"):
+        hysteresis(np.zeros((3, 3, 1), np.float32), low=0.6)
+    with pytest.raises(KindError, match="hysteresis wants one channel, got 2"):
+        hysteresis(np.zeros((3, 3, 2), np.float32))
+    assert spec_of(hysteresis).reach(spec_of(hysteresis).defaults) is WHOLE
+
+
+def test_hysteresis_of_70_000_pieces():
+    image = np.zeros((1060, 1060, 1), np.float32)
+    image[::4, ::4] = 0.4
+    image[::8, ::4] = 0.6
+    assert np.array_equal(hysteresis(image), image[..., 0] > 0.5)

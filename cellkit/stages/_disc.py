@@ -26,73 +26,71 @@ def ball(radius: float, unit: float, step: int = 1) -> np.ndarray:
     return np.where(square >= 0, np.sqrt(np.maximum(square, 0)) * unit, -np.inf).astype(np.float32)
 
 
-@nb.njit(inline="never")
-def _least(target, a, b):
-    for x in range(len(target)):
-        target[x] = a[x] if a[x] < b[x] else b[x]
+def erode(image: np.ndarray, half: np.ndarray, outside: float) -> np.ndarray:
+    """Return the least value within a disc of `half` (see `chords`); `outside` is the type's greatest value."""
+    height, width = image.shape
+    levels = int(2 * half[0] + 1).bit_length()
+    spans = np.full((levels, width + 2 * (len(half) - 1)), outside, image.dtype)
+    result = np.full((height, width), outside, image.dtype)
+    _erode(image, half, spans, np.empty(width, image.dtype), result)
+    return result
 
 
-@nb.njit(inline="never")
+@nb.njit
 def _lower(target, a):
-    # Apart from `_least`, since the compiler's check for overlap would stop it from doing many pixels at once.
+    # With two arrays only: a third would stop the compiler from doing many pixels at once where it is the first again.
     for x in range(len(target)):
         target[x] = a[x] if a[x] < target[x] else target[x]
 
 
-@nb.njit(inline="never")
+@nb.njit
 def _lower_less(target, a, lift):
     for x in range(len(target)):
         low = a[x] - lift
         target[x] = low if low < target[x] else target[x]
 
 
-def _erode(image, half, outside):
-    """Return the least value within a disc whose rows reach `half` pixels to either side.
+def _least_in_disc(image, half, spans, least, result):
+    """Write into every pixel of `result` the least value in the disc round it.
 
-    The least of any stretch of a row is that of two stretches of a power of two, so a row of the disc costs one step
-    whatever its length.
+    The least of any stretch of a row is that of two overlapping stretches of a power of two (`spans`), so a row of the
+    disc costs one step whatever its length.
     """
     height, width = image.shape
     radius = len(half) - 1
-    levels = 1
-    while (1 << levels) <= 2 * half[0] + 1:
-        levels += 1
-    result = np.full((height, width), outside, image.dtype)
-    spans = np.full((levels, width + 2 * radius), outside, image.dtype)
-    least = np.empty(width, image.dtype)
     for y in range(height):
-        spans[0, radius : radius + width] = image[y]
-        for k in range(1, levels):
+        for x in range(width):
+            spans[0, radius + x] = image[y, x]
+        for k in range(1, len(spans)):
             step = 1 << (k - 1)
-            stop = width + 2 * radius - 2 * step + 1
-            _least(spans[k, :stop], spans[k - 1, :stop], spans[k - 1, step : step + stop])
+            a, b, target = spans[k - 1], spans[k - 1, step:], spans[k]
+            for x in range(width + 2 * radius - 2 * step + 1):
+                target[x] = a[x] if a[x] < b[x] else b[x]
         last = -1
         for dy in range(radius + 1):
-            if y - dy < 0 and y + dy >= height:
-                break
             reach = half[dy]
             if reach != last:
                 k = 0
                 while (2 << k) <= 2 * reach + 1:
                     k += 1
-                left, right = radius - reach, radius + reach + 1 - (1 << k)
-                _least(least, spans[k, left : left + width], spans[k, right : right + width])
+                a, b = spans[k, radius - reach :], spans[k, radius + reach + 1 - (1 << k) :]
+                for x in range(width):
+                    least[x] = a[x] if a[x] < b[x] else b[x]
                 last = reach
             if y - dy >= 0:
                 _lower(result[y - dy], least)
-            if dy and y + dy < height:
+            if dy > 0 and y + dy < height:
                 _lower(result[y + dy], least)
-    return result
 
 
 _HALF = nb.types.Array(nb.int32, 1, "C", readonly=True)
 
 
-def _of(value):
-    return value[:, ::1](nb.types.Array(value, 2, "C", readonly=True), _HALF, value)
+def _signature(of):
+    return nb.void(nb.types.Array(of, 2, "C", readonly=True), _HALF, of[:, ::1], of[::1], of[:, ::1])
 
 
-erode = nb.njit([_of(nb.uint8), _of(nb.float32)], cache=True, nogil=True)(_erode)
+_erode = nb.njit([_signature(nb.uint8), _signature(nb.float32)], cache=True, nogil=True)(_least_in_disc)
 
 
 @nb.njit(

@@ -1,78 +1,68 @@
-"""Contrast-limited histogram equalisation by tiles: compiled kernels."""
+"""Contrast-limited histogram equalisation by tiles."""
 
 from __future__ import annotations
 
+import cv2
 import numba as nb
 import numpy as np
 
 __all__ = ["equalize"]
 
-BINS = 256
-_IMAGE = nb.types.Array(nb.float32, 2, "C", readonly=True)
-_INDEX = nb.types.Array(nb.int32, 1, "C", readonly=True)
+_BINS = 256
 
 
-@nb.njit
-def _level(value):
-    return min(max(value, np.float32(0)), np.float32(1)) * np.float32(BINS - 1)
-
-
-@nb.njit
-def _table(count, limit):
-    """Turn the counts of a tile into what each level becomes: cumulative, what exceeds `limit` spread over all."""
-    total = count.sum()
-    excess = 0.0
-    for i in range(BINS):
-        excess += max(0.0, count[i] - limit)
-    table = np.empty(BINS, np.float32)
-    reached = 0.0
-    for i in range(BINS):
-        reached += min(count[i], limit) + excess / BINS
-        table[i] = reached / total
-    return table
-
-
-@nb.njit
-def _tables(image, rows, columns, tiles, clip):
-    tall, wide = len(rows) // tiles, len(columns) // tiles
-    limit = max(1.0, np.floor(clip * tall * wide / BINS))
-    tables = np.empty((tiles, tiles, BINS), np.float32)
-    count = np.empty((tiles, BINS))
-    for i in range(tiles):
-        count[:] = 0
-        for y in rows[i * tall : (i + 1) * tall]:
-            for x in range(len(columns)):
-                count[x // wide, int(_level(image[y, columns[x]]) + np.float32(0.5))] += 1
-        for j in range(tiles):
-            tables[i, j] = _table(count[j], limit)
-    return tables
-
-
-@nb.njit
-def _between(at, length, tiles):
-    """Return the two tiles whose middles a pixel lies between, and the weight of the second."""
-    position = (at / length) - 0.5
-    first = int(np.floor(position))
-    weight = np.float32(position - first)
-    return max(first, 0), min(first + 1, tiles - 1), weight
-
-
-@nb.njit(nb.float32[:, ::1](_IMAGE, _INDEX, _INDEX, nb.int64, nb.float64), cache=True, nogil=True)
-def equalize(image, rows, columns, tiles, clip):
-    """Equalise by `tiles` x `tiles` tiles; `rows` and `columns` fill up to a multiple of it."""
+def equalize(image: np.ndarray, tiles: int, clip: float) -> np.ndarray:
+    """Equalise float32 (y, x) by `tiles` x `tiles` tiles; what they lack of a multiple is filled up by mirroring."""
+    tables = _tables(image, tiles, clip)
     height, width = image.shape
-    tables = _tables(image, rows, columns, tiles, clip)
+    return _look_up(image, tables, -(-height // tiles), -(-width // tiles))
+
+
+def _tables(image: np.ndarray, tiles: int, clip: float) -> np.ndarray:
+    """Return what each level becomes in each tile: the cumulative share, counts above the limit spread over all."""
+    levels = cv2.convertScaleAbs(np.maximum(image, 0), alpha=_BINS - 1)
+    height, width = image.shape
+    levels = cv2.copyMakeBorder(levels, 0, -height % tiles, 0, -width % tiles, cv2.BORDER_REFLECT_101)
+    tall, wide = levels.shape[0] // tiles, levels.shape[1] // tiles
+    counts = np.empty((tiles, tiles, _BINS), np.float32)
+    for i in range(tiles):
+        for j in range(tiles):
+            tile = levels[i * tall : (i + 1) * tall, j * wide : (j + 1) * wide]
+            counts[i, j] = cv2.calcHist([tile], [0], None, [_BINS], [0, _BINS]).ravel()
+    limit = max(1, int(clip * tall * wide / _BINS))
+    excess = np.maximum(counts - limit, 0).sum(axis=2, keepdims=True)
+    reached = np.cumsum(np.minimum(counts, limit) + excess / _BINS, axis=2, dtype=np.float64)
+    return (reached / (tall * wide)).astype(np.float32)
+
+
+@nb.njit(
+    nb.float32[:, ::1](nb.types.Array(nb.float32, 2, "C", readonly=True), nb.float32[:, :, ::1], nb.int64, nb.int64),
+    cache=True,
+    nogil=True,
+)
+def _look_up(image, tables, tall, wide):
+    """Interpolate between the levels beside a value and the tiles beside a pixel."""
+    height, width = image.shape
+    tiles = len(tables)
     result = np.empty((height, width), np.float32)
-    one = np.float32(1)
+    strip = np.empty((tiles, _BINS), np.float32)
     for y in range(height):
-        top, bottom, low = _between(y, len(rows) // tiles, tiles)
-        strip = tables[top] * (one - low) + tables[bottom] * low
+        place = y / tall - 0.5
+        top = int(np.floor(place))
+        low = np.float32(place - top)
+        above, below = tables[max(top, 0)], tables[min(top + 1, tiles - 1)]
+        for j in range(tiles):
+            for i in range(_BINS):
+                strip[j, i] = above[j, i] + (below[j, i] - above[j, i]) * low
         for x in range(width):
-            left, right, far = _between(x, len(columns) // tiles, tiles)
-            level = _level(image[y, x])
-            i = min(int(level), BINS - 2)
+            place = x / wide - 0.5
+            left = int(np.floor(place))
+            far = np.float32(place - left)
+            level = min(max(image[y, x], np.float32(0)), np.float32(1)) * np.float32(_BINS - 1)
+            i = min(int(level), _BINS - 2)
             part = level - np.float32(i)
-            a = strip[left, i] * (one - part) + strip[left, i + 1] * part
-            b = strip[right, i] * (one - part) + strip[right, i + 1] * part
-            result[y, x] = a * (one - far) + b * far
+            near, next_ = strip[max(left, 0)], strip[min(left + 1, tiles - 1)]
+            a = near[i] + (near[i + 1] - near[i]) * part
+            b = next_[i] + (next_[i + 1] - next_[i]) * part
+            result[y, x] = a + (b - a) * far
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import cv2
 import numpy as np
 
 from cellkit.core.errors import KindError, StageError, suggest
@@ -27,11 +28,11 @@ def argmax(prob: Prob, /) -> Classes:
     if count > 256:
         raise KindError(f"argmax wants at most 256 classes, got {count}")
     result = np.zeros(prob.shape[:2], np.uint8)
-    best = prob[..., 0]
+    best = prob[..., 0].copy()
     for index in range(1, count):
-        better = prob[..., index] > best
-        result[better] = index
-        best = np.maximum(best, prob[..., index])
+        other = prob[..., index]
+        np.copyto(result, index, where=other > best)
+        np.maximum(best, other, out=best)
     return result
 
 
@@ -57,4 +58,4 @@ def select(
         if classes and not 0 <= index < most:
             raise StageError(f"select: there is no class {index}, they count from 0 to {most - 1}")
         table[index] = True
-    return table[semantic]
+    return cv2.LUT(semantic, table.view(np.uint8)).view(bool)

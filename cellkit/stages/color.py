@@ -40,7 +40,8 @@ def grayscale(image: Image, /, *, weights: Literal["rec601", "rec709", "mean"] =
     if count == 1:
         return image
     if weights == "mean":
-        return image.mean(axis=2, keepdims=True, dtype=np.float32)
+        mean = cv2.reduce(image.reshape(-1, count), 1, cv2.REDUCE_AVG)
+        return mean.reshape(*image.shape[:2], 1)
     if count != 3:
         raise KindError(
             f"grayscale weighs red, green and blue, got {count} channels: "

@@ -93,15 +93,7 @@ def clahe(
     """
     from cellkit.stages import _equalize
 
-    height, width = image.shape[:2]
-    rows, columns = _filled_up(height, tiles), _filled_up(width, tiles)
-    return by_channel(image, lambda part: _equalize.equalize(part, rows, columns, tiles, clip_limit), together=())
-
-
-def _filled_up(length: int, tiles: int) -> np.ndarray:
-    """Return indices of a row and of its mirror image beyond the end, as many as make a multiple of `tiles`."""
-    row = np.arange(length, dtype=np.int32)[None]
-    return cv2.copyMakeBorder(row, 0, 0, 0, -length % tiles, cv2.BORDER_REFLECT_101)[0]
+    return by_channel(image, lambda part: _equalize.equalize(part, tiles, clip_limit), together=())
 
 
 # One pixel of a ball's radius stands for one grey level of 8 bits, as in ImageJ.
@@ -144,8 +136,8 @@ def _opened_by_disc(part: np.ndarray, radius: float) -> np.ndarray:
     from cellkit.stages import _disc
 
     half = _disc.chords(radius)
-    eroded = _disc.erode(part, half, np.float32(np.inf))
-    return -_disc.erode(np.negative(eroded, out=eroded), half, np.float32(np.inf))
+    eroded = _disc.erode(part, half, np.inf)
+    return -_disc.erode(np.negative(eroded, out=eroded), half, np.inf)
 
 
 def _opened_by_ball(part: np.ndarray, radius: float) -> np.ndarray:
