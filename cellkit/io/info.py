@@ -88,13 +88,14 @@ class Pixels:
 
 
 @contextlib.contextmanager
-def decoding(what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises on damaged data into a `ReadError` that says what was being decoded."""
+def decoding(what: str, *also: type[Exception]) -> Iterator[None]:
+    """Turn whatever a decoder raises on damaged data, `also` what is its own, into a `ReadError` on `what`."""
+    foreign: tuple[type[Exception], ...] = (*_FOREIGN, *also)
     try:
         yield
     except MemoryError as error:
         raise ReadError(f"{what} needs more memory than there is (read a part with `crop`)") from error
-    except _FOREIGN as error:
+    except foreign as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ReadError(f"{what} is damaged or of a variant that cannot be decoded: {reason[:200]}") from error
 

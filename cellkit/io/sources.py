@@ -179,7 +179,7 @@ def _grouped(files: Sequence[tuple[Path, Path]], template: Template, wanted: Seq
         fault = group.fault or _channel_fault(group, order)
         paths, channels = tuple(group.paths), tuple(group.channels)
         if channels:
-            ranked = sorted(range(len(paths)), key=lambda i, channels=channels: order.index(channels[i]))
+            ranked = sorted(range(len(paths)), key=[order.index(channel) for channel in channels].__getitem__)
             paths, channels = tuple(paths[i] for i in ranked), tuple(channels[i] for i in ranked)
         sources.append(Source(name, paths, group.fields, channels, fault))
     return sources

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any, BinaryIO
@@ -81,7 +81,7 @@ def opened(file: BinaryIO, names: Sequence[str] = (), *, first: bool = False) ->
     kept: list[str] = []
     _log.thread.kept = kept
     try:
-        with decoding("the TIFF"):
+        with _decoding():
             tif = tifffile.TiffFile(file, _multifile=False)
         try:
             yield Tiff(tif, tuple(names), first, kept)
@@ -98,7 +98,7 @@ class Tiff:
         self._tif = tif
         self._kept = kept
         self._notes: list[str] = []
-        with decoding("the TIFF"):
+        with _decoding():
             check_chain(tif.filehandle, tif.filehandle.size)
             if not len(tif.pages):
                 raise ReadError("the TIFF is truncated: it has no page (copy it again)")
@@ -122,7 +122,7 @@ class Tiff:
         """Decode what lies in `crop`; no more than that is read where the picture is divisible."""
         layout, page, info = self._layout, self._layout.page, self.info
         part = crop is not None and self.divisible
-        with decoding("the TIFF"):
+        with _decoding():
             self._check_segments()
             array = _region(page, crop) if part and crop is not None else layout.level.asarray(maxworkers=1)
             array = array.transpose(layout.order)
@@ -313,6 +313,12 @@ class Tiff:
         # Entries have 16 bits, the upper 8 of which count; some writers forget to shift.
         eight = (colours if colours.max() < 256 else colours >> 8).astype(np.uint8)
         return eight.T[array[..., 0]], ()
+
+
+def _decoding() -> AbstractContextManager[None]:
+    from tifffile import TiffFileError  # an exception without a base in older releases
+
+    return decoding("the TIFF", TiffFileError)
 
 
 def _layout(level: Any, names: tuple[str, ...]) -> _Layout:

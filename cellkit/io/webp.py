@@ -41,14 +41,11 @@ def decode(data: bytes, info: Info, projection: str = "none", *, indexed: bool =
     if info.stack:
         from PIL.WebPImagePlugin import WebPImageFile
 
-        if projection != "first":
-            return project_frames(WebPImageFile, data, info, projection)
+        return project_frames(WebPImageFile, data, info, projection)
     import imagecodecs
 
     with decoding("the WebP"):
         array = imagecodecs.webp_decode(data)
-    if array.ndim == 4:  # the frames of an animation
-        array = array[0]
     if array.shape[:2] != info.shape[:2]:
         raise ReadError("the WebP's pixels do not fit its header (it is damaged)")
     if array.shape[2] == 4:
