@@ -11,6 +11,7 @@ __all__ = ["BINS", "Histogram"]
 
 BINS = 65536
 _SIGN = 0x8000
+_CHUNK = 1 << 18  # the pieces that counting works through stay in cache
 
 
 @lru_cache(maxsize=1)
@@ -42,9 +43,11 @@ class Histogram:
         stack = image[..., None] if image.ndim == 2 else image
         counts = np.empty((stack.shape[2], BINS), np.int64)
         for channel in range(stack.shape[2]):
-            values = np.clip(stack[..., channel], -65504.0, 65504.0)
-            bits = values.astype(np.float16).ravel().view(np.uint16)
-            tally = np.bincount(bits, minlength=BINS)
+            values = stack[..., channel].ravel()
+            tally = np.zeros(BINS, np.int64)
+            for start in range(0, len(values), _CHUNK):
+                part = np.clip(values[start : start + _CHUNK], -65504.0, 65504.0)
+                tally += np.bincount(part.astype(np.float16).view(np.uint16), minlength=BINS)
             # Negative values order backwards by their bits: the sign flips, and the magnitude counts down.
             counts[channel, _SIGN:] = tally[:_SIGN]
             counts[channel, :_SIGN] = tally[_SIGN:][::-1]
