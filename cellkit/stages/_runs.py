@@ -122,3 +122,13 @@ def by_piece(runs, piece, count):
         grouped[at[piece[i]]] = runs[i]
         at[piece[i]] += 1
     return grouped, offsets, box
+
+
+@nb.njit(nb.int32[:, ::1](MASK, nb.int64), cache=True, nogil=True)
+def components(mask, connectivity):
+    """Return the connected pieces, numbered from 1 on in raster order of their first pixels."""
+    out = np.zeros(mask.shape, np.int32)
+    runs, piece, _ = pieces(mask, connectivity)
+    for i in range(len(piece)):
+        out[runs[i, 0], runs[i, 1] : runs[i, 2]] = piece[i] + 1
+    return out
