@@ -88,12 +88,13 @@ def test_automatic_thresholds_agree_with_skimage(name, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_otsu_on_8_bit_is_that_of_skimage(seed):
-    from skimage.filters import threshold_otsu
+@pytest.mark.parametrize("name", ["otsu", "triangle"])
+def test_automatic_thresholds_on_8_bit_are_those_of_skimage(name, seed):
+    from skimage import filters
 
-    levels = np.round(two_humps(np.random.default_rng(seed))[..., 0] * 255).astype(np.uint8)
-    image = (levels / np.float32(255))[..., None]
-    assert np.array_equal(measured(otsu, image), levels > threshold_otsu(levels))
+    levels = np.round(two_humps(np.random.default_rng(seed), (301, 307), spread=0.07)[..., 0] * 255).astype(np.uint8)
+    image = np.multiply(levels, np.float32(1 / 255))[..., None]
+    assert np.array_equal(measured(AUTOMATIC[name], image), levels > getattr(filters, f"threshold_{name}")(levels))
 
 
 def test_a_pixel_rounded_up_stays_on_its_side():

@@ -76,7 +76,7 @@ def channel(
         raise StageError(f"channel: no channel is called {index!r}; {suggest(index, names) or known}")
     if not 0 <= index < count:
         raise StageError(f"channel: there is no channel {index}, the image has {count}, counted from 0")
-    return np.ascontiguousarray(image[..., index : index + 1])
+    return image[..., index : index + 1].copy()
 
 
 @stage(reach=0, names=lambda params, _: (params["stain"],))
