@@ -46,8 +46,6 @@ def decode(data: bytes, info: Info, projection: str = "none", *, indexed: bool =
 
     with decoding("the JPEG"):
         array = (imagecodecs.jpeg8_decode if info.bits is None else imagecodecs.jpeg_decode)(data)
-    if array.shape[:2] != info.shape[:2]:
-        raise ReadError("the JPEG's pixels do not fit its header (it is damaged)")
     return Pixels(array, info.bits, info.channels)
 
 

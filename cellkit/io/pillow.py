@@ -98,6 +98,8 @@ def _walk_gif(data: Any) -> tuple[int, int, int]:
             while at < len(data) and data[at]:
                 at += 1 + data[at]
             at += 1
+    if at >= len(data):
+        raise ReadError("the GIF is truncated: it ends before its end marker (copy it again)")
     return width, height, frames
 
 
@@ -124,6 +126,4 @@ def _pixels(picture: Any, info: Info) -> Pixels:
             array = array[..., :1]
     else:
         array = np.asarray(picture if picture.mode in ("1", "L", "RGB") else picture.convert("RGB"))
-    if array.shape[:2] != info.shape[:2]:
-        raise ReadError(f"the {info.format.upper()}'s frame does not fit its header (it is damaged)")
     return Pixels(array, None, info.channels, None, notes)

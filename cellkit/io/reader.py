@@ -112,20 +112,25 @@ def _load(path: str | Path, options: ReadOptions, *, labels: bool = False) -> Pi
             from cellkit.io import tiff
 
             with tiff.opened(file, options.channels, first=options.projection == "first") as picture:
-                _accept(_cropped(picture.info, options, picture.divisible), options)
+                info = _cropped(picture.info, options, picture.divisible)
+                _accept(info, options)
                 if labels and picture.lossy:
                     raise _lossy("TIFF")
-                return picture.decode(options.projection, options.crop, indexed=labels)
-        data = file.read()
-        codec = _codec(kind)
-        info = codec.header(data)
-        _accept(_cropped(info, options, False), options)
-        if labels and (kind == "jpeg" or (kind == "webp" and codec.lossy(data))):
-            raise _lossy(kind.upper())
-        pixels = codec.decode(data, info, options.projection, indexed=labels)
-        if options.crop is not None:
-            y0, x0, y1, x1 = options.crop
-            pixels = replace(pixels, array=pixels.array[y0:y1, x0:x1])
+                pixels = picture.decode(options.projection, options.crop, indexed=labels)
+        else:
+            data = file.read()
+            codec = _codec(kind)
+            header = codec.header(data)
+            info = _cropped(header, options, False)
+            _accept(info, options)
+            if labels and (kind == "jpeg" or (kind == "webp" and codec.lossy(data))):
+                raise _lossy(kind.upper())
+            pixels = codec.decode(data, header, options.projection, indexed=labels)
+            if options.crop is not None:
+                y0, x0, y1, x1 = options.crop
+                pixels = replace(pixels, array=pixels.array[y0:y1, x0:x1])
+        if pixels.array.shape[:2] != info.shape[:2] or not (labels or _count(pixels) == info.shape[2]):
+            raise ReadError(f"the file is damaged: its header says {info.shape}, its pixels are {pixels.array.shape}")
         return pixels
 
 

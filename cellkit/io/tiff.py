@@ -305,7 +305,7 @@ class Tiff:
         if self._display_only:
             return array, ("the file's colour map only says how to show it and was not applied",)
         colours = self._layout.page.colormap
-        if colours is None:
+        if colours is None or colours.ndim != 2 or len(colours) != 3:
             raise ReadError("the TIFF is damaged: it has a palette image without a palette")
         grey = (colours == colours[0]).all()
         if indexed and not grey:

@@ -46,8 +46,6 @@ def decode(data: bytes, info: Info, projection: str = "none", *, indexed: bool =
 
     with decoding("the WebP"):
         array = imagecodecs.webp_decode(data)
-    if array.shape[:2] != info.shape[:2]:
-        raise ReadError("the WebP's pixels do not fit its header (it is damaged)")
     if array.shape[2] == 4:
         array, notes = drop_alpha(array, (3,), 255)
         return Pixels(array, None, info.channels, None, notes)
