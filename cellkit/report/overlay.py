@@ -11,7 +11,7 @@ from cellkit.core.kinds import Boxes, Instances
 from cellkit.report.display import display
 from cellkit.report.palette import BRIGHT, STRONG, assigned, colored, edges
 
-__all__ = ["overlay", "palette_for"]
+__all__ = ["draw", "overlay", "palette_for"]
 
 
 def overlay(
@@ -30,14 +30,18 @@ def overlay(
     Raises `KindError` where sizes differ.
     """
     picture = np.array(display(image, channels=channels, names=names))
-    palette = palette_for(picture)
+    draw(picture, objects, palette_for(picture))
+    return picture
+
+
+def draw(picture: np.ndarray, objects: np.ndarray | Boxes | Instances, palette: np.ndarray) -> None:
+    """Draw the contours of `objects` into `picture`, uint8 (y, x, c), in the colours of `palette`, uint8 (n, c)."""
     if isinstance(objects, Boxes):
         _draw_boxes(picture, objects, palette)
     elif isinstance(objects, Instances):
         _draw_instances(picture, objects, palette)
     else:
         _draw_labels(picture, objects, palette)
-    return picture
 
 
 def palette_for(picture: np.ndarray) -> np.ndarray:

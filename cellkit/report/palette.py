@@ -57,9 +57,12 @@ def assigned(labels: np.ndarray, edge: np.ndarray, colors: int) -> tuple[np.ndar
 
 
 def colored(values: np.ndarray, ids: np.ndarray, numbers: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Return the colour of each of `values` (ids, any shape), uint8 (..., 3); what is not in `ids` is black."""
+    """Return the colour of each of `values` (ids, any shape), uint8 (..., c); what is not in `ids` is 0.
+
+    `numbers`: one for each of `ids`. `palette`: uint8 (n, c).
+    """
     if not len(ids):
-        return np.zeros((*values.shape, 3), np.uint8)
+        return np.zeros((*values.shape, palette.shape[1]), np.uint8)
     colors = palette[numbers % len(palette)]
     place = np.minimum(np.searchsorted(ids.astype(np.int64), values), len(ids) - 1)
     found = ids.astype(np.int64)[place] == values
