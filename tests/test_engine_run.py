@@ -26,7 +26,7 @@ from cellkit.core import (
 )
 from cellkit.core.recipe import load
 from cellkit.core.stage import spec_of
-from cellkit.engine.run import execute, run
+from cellkit.engine.execute import execute, run
 from strategies import images
 
 

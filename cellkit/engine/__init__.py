@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from cellkit.engine.batch import BatchResult, run_batch
-from cellkit.engine.run import run
+from cellkit.engine.execute import run
 
 __all__ = ["BatchResult", "run", "run_batch"]

@@ -20,7 +20,7 @@ from cellkit.core.recipe import Recipe, dump
 from cellkit.core.sample import Sample
 from cellkit.engine.manifest import Manifest, Record
 from cellkit.engine.outputs import counts, encode, layers_for, write_image_outputs
-from cellkit.engine.run import Observation, execute
+from cellkit.engine.execute import Observation, execute
 
 if TYPE_CHECKING:
     from cellkit.io import Source

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cellkit.core.check import BoundStep, plan
 from cellkit.core.recipe import Recipe
-from cellkit.engine.run import Observation, execute
+from cellkit.engine.execute import Observation, execute
 
 if TYPE_CHECKING:
     from cellkit.report.explain import Trace

@@ -11,7 +11,7 @@ import numpy as np
 from cellkit.core.check import Plan
 from cellkit.core.errors import CellkitError
 from cellkit.core.sample import Sample
-from cellkit.engine.run import execute
+from cellkit.engine.execute import execute
 
 __all__ = ["try_images"]
 

@@ -10,6 +10,8 @@ from math import isqrt
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
+
 __all__ = ["ball", "chords", "erode", "erode_ball"]
 
 
@@ -90,15 +92,13 @@ def _signature(of):
     return nb.void(nb.types.Array(of, 2, "C", readonly=True), _HALF, of[:, ::1], of[::1], of[:, ::1])
 
 
-_erode = nb.njit([_signature(nb.uint8), _signature(nb.float32)], cache=True, nogil=True)(_least_in_disc)
+_erode = kernel(_signature(nb.uint8), _signature(nb.float32))(_least_in_disc)
 
 
-@nb.njit(
+@kernel(
     nb.float32[:, ::1](
         nb.types.Array(nb.float32, 2, "C", readonly=True), nb.types.Array(nb.float32, 2, "C", readonly=True)
     ),
-    cache=True,
-    nogil=True,
 )
 def erode_ball(image, heights):
     """Return how high a ball can rise under each pixel: the least difference of image and ball."""

@@ -11,6 +11,8 @@ import math
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
+
 MASK = nb.types.Array(nb.boolean, 2, "C", readonly=True)
 LONG_RUN = 96
 
@@ -60,7 +62,7 @@ def _envelope(column, first, last, run, row, centre, begin):
         row[x] = np.float32(math.sqrt((x - c) * (x - c) + column[c] * column[c]))
 
 
-@nb.njit(nb.float32[:, ::1](MASK), cache=True, nogil=True)
+@kernel(nb.float32[:, ::1](MASK))
 def distance(mask):
     """Return the distance of every foreground pixel to the nearest background pixel, of which there is at least one."""
     height, width = mask.shape

@@ -6,6 +6,8 @@ import cv2
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
+
 __all__ = ["equalize"]
 
 _BINS = 256
@@ -35,10 +37,8 @@ def _tables(image: np.ndarray, tiles: int, clip: float) -> np.ndarray:
     return (reached / (tall * wide)).astype(np.float32)
 
 
-@nb.njit(
+@kernel(
     nb.float32[:, ::1](nb.types.Array(nb.float32, 2, "C", readonly=True), nb.float32[:, :, ::1], nb.int64, nb.int64),
-    cache=True,
-    nogil=True,
 )
 def _look_up(image, tables, tall, wide):
     """Interpolate between the levels beside a value and the tiles beside a pixel."""

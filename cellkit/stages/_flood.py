@@ -17,6 +17,7 @@ from collections import namedtuple
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
 from cellkit.stages._runs import by_piece, pieces
 
 FIELD = nb.types.Array(nb.float32, 2, "C", readonly=True)
@@ -233,7 +234,7 @@ def _flood_piece(runs, box, field, seeds, sign, queue, heads):
     _flood(np.int64(box[3] - box[1] + 2), low, scale, levels, heads, queue)
 
 
-@nb.njit(nb.int32[:, ::1](FIELD, LABELS, MASK, nb.float32), cache=True, nogil=True)
+@kernel(nb.int32[:, ::1](FIELD, LABELS, MASK, nb.float32))
 def flood(field, seeds, mask, sign):
     """Flood ``sign * field`` from `seeds` within `mask`, lowest value first; see the head of this file."""
     out = np.zeros(mask.shape, np.int32)

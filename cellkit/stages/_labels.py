@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
+
 LABELS = nb.types.Array(nb.int32, 2, "C", readonly=True)
 MASK = nb.types.Array(nb.boolean, 2, "C", readonly=True)
 DISC = nb.types.Array(nb.int64, 1, "C", readonly=True)
@@ -12,7 +14,7 @@ DISC = nb.types.Array(nb.int64, 1, "C", readonly=True)
 FAR = np.int16(32767)
 
 
-@nb.njit(nb.int32[:, ::1](LABELS, nb.int64), cache=True, nogil=True)
+@kernel(nb.int32[:, ::1](LABELS, nb.int64))
 def renumber(labels, largest):
     """Return labels, none above `largest`, renumbered from 1 on in the order of their old numbers."""
     height, width = labels.shape
@@ -71,7 +73,7 @@ def _nearest(x, row, left, right, limit, most):
     return best
 
 
-@nb.njit(nb.int32[:, ::1](LABELS, nb.int64, nb.int64), cache=True, nogil=True)
+@kernel(nb.int32[:, ::1](LABELS, nb.int64, nb.int64))
 def grow(labels, limit, most):
     """Give every background pixel the nearest label within the squared distance `most`; `limit` is its whole root."""
     height, width = labels.shape
@@ -134,7 +136,7 @@ def _leader(labels, y, x, half_widths):
     return leader
 
 
-@nb.njit(nb.int32[:, ::1](LABELS, MASK, DISC), cache=True, nogil=True)
+@kernel(nb.int32[:, ::1](LABELS, MASK, DISC))
 def majority(labels, doubtful, half_widths):
     """Give `doubtful` pixels the label that more than half of the disc around them holds, if one does.
 

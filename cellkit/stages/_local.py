@@ -10,6 +10,8 @@ import cv2
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
+
 __all__ = ["LIMIT", "above", "mirrored"]
 
 STEPS = 65536.0
@@ -47,12 +49,10 @@ def _sums(total, columns, side, width):
 _INDEX = nb.types.Array(nb.int32, 1, "C", readonly=True)
 
 
-@nb.njit(
+@kernel(
     nb.boolean[:, ::1](
         nb.types.Array(nb.float32, 2, "C", readonly=True), _INDEX, _INDEX, nb.float64, nb.float64, nb.float64
     ),
-    cache=True,
-    nogil=True,
 )
 def above(image, rows, columns, k, r, offset):
     """Return where a value is greater than mean * (1 + k * (deviation / r - 1)) - offset of its window.

@@ -6,8 +6,10 @@ must lie in 0 to ``len(table) - 1`` (`renumber` brings them there). Values below
 
 from __future__ import annotations
 
-from numba import boolean, float32, float64, int32, int64, njit, uint8, void
+from numba import boolean, float32, float64, int32, int64, uint8, void
 from numba.types import Array
+
+from cellkit.stages._compile import kernel
 
 # Columns of the table that `accumulate` fills.
 AREA, Y0, X0, Y1, X1, ORIGIN, SUM_Y, SUM_X, SUM_YY, SUM_XY, SUM_XX, RUNS = range(12)
@@ -23,7 +25,7 @@ _BOXES = Array(int64, 2, "C", readonly=True)
 _IDS = Array(int32, 1, "C", readonly=True)
 
 
-@njit(void(float64[::1], int64, int64, int64, boolean), cache=True, nogil=True)
+@kernel(void(float64[::1], int64, int64, int64, boolean))
 def _add_run(row, y, begin, end, second):
     """Add the pixels (y, begin) to (y, end - 1) to one object's row."""
     count = end - begin
@@ -50,7 +52,7 @@ def _add_run(row, y, begin, end, second):
         row[SUM_XX] += count * (2 * (p * p + p * q + q * q) + q - p) // 6
 
 
-@njit(void(float64[::1], _RAW, int64, int64, int64, int64), cache=True, nogil=True)
+@kernel(void(float64[::1], _RAW, int64, int64, int64, int64))
 def _add_values(row, raw, channel, y, begin, end):
     """Add one channel's values along a run; all of `SPREAD`, or the sum alone where the row holds one value."""
     if len(row) == 1:
@@ -76,7 +78,7 @@ def _add_values(row, raw, channel, y, begin, end):
     row[MOST] = most
 
 
-@njit(void(_LABELS, _RAW, int64, int64, boolean, float64[:, ::1], float64[:, :, ::1]), cache=True, nogil=True)
+@kernel(void(_LABELS, _RAW, int64, int64, boolean, float64[:, ::1], float64[:, :, ::1]))
 def accumulate(labels, raw, top, left, second, table, values):
     """Add every object of `labels`, whose corner lies at (top, left) of `raw`, to `table` and `values`.
 
@@ -99,7 +101,7 @@ def accumulate(labels, raw, top, left, second, table, values):
                 _add_values(values[label, channel], raw, channel, y + top, begin + left, x + left)
 
 
-@njit(void(_BOXES, _RAW, float64[:, :, ::1]), cache=True, nogil=True)
+@kernel(void(_BOXES, _RAW, float64[:, :, ::1]))
 def accumulate_boxes(boxes, raw, values):
     """Add the pixels of every box, (y0, x0, y1, x1) half-open inside the image, to `values` as `accumulate` does."""
     for i in range(len(boxes)):
@@ -110,7 +112,7 @@ def accumulate_boxes(boxes, raw, values):
                     _add_values(values[i, channel], raw, channel, y, x0, x1)
 
 
-@njit(void(_LABELS, _CLASSES, int64[:, ::1]), cache=True, nogil=True)
+@kernel(void(_LABELS, _CLASSES, int64[:, ::1]))
 def count_classes(labels, classes, counts):
     """Add to `counts`, (ids, classes), how many pixels of every object are of which class."""
     height, width = labels.shape
@@ -121,7 +123,7 @@ def count_classes(labels, classes, counts):
                 counts[label, classes[y, x]] += 1
 
 
-@njit(void(_LABELS, _IDS, int32[:, ::1]), cache=True, nogil=True)
+@kernel(void(_LABELS, _IDS, int32[:, ::1]))
 def renumber(labels, ids, out):
     """Write to `out` the position, from 1, that every label has in `ids` (ascending); 0 for background."""
     height, width = labels.shape

@@ -6,8 +6,10 @@ Labels must lie in 0 to ``len(table) - 1``; values below 1 are background.
 from __future__ import annotations
 
 import numpy as np
-from numba import float64, int32, int64, njit, uint8, void
+from numba import float64, int32, int64, uint8, void
 from numba.types import Array
+
+from cellkit.stages._compile import kernel
 
 __all__ = ["border_counts", "find_runs", "hull_areas"]
 
@@ -23,7 +25,7 @@ _STEP[[21, 33]] = 2
 _STEP[[13, 23]] = 3
 
 
-@njit(void(_LABELS, int64, uint8[::1]), cache=True, nogil=True)
+@kernel(void(_LABELS, int64, uint8[::1]))
 def _mark_border(labels, y, border):
     """Mark the pixels of row `y` that have a pixel of another value, or the image's edge, above, below or beside."""
     height, width = labels.shape
@@ -41,7 +43,7 @@ def _mark_border(labels, y, border):
         )
 
 
-@njit(void(_LABELS, int64[:, ::1]), cache=True, nogil=True)
+@kernel(void(_LABELS, int64[:, ::1]))
 def border_counts(labels, counts):
     """Add to `counts`, (ids, 4), how many border pixels of each object stand for which length (see `_STEP`)."""
     height, width = labels.shape
@@ -68,7 +70,7 @@ def border_counts(labels, counts):
             counts[label, _STEP[code]] += 1
 
 
-@njit(void(_LABELS, int64[::1], int32[:, ::1]), cache=True, nogil=True)
+@kernel(void(_LABELS, int64[::1], int32[:, ::1]))
 def find_runs(labels, cursor, runs):
     """Write the runs of every object as (y, first x, last x + 1) to `runs`, from row ``cursor[label]`` on.
 
@@ -95,7 +97,7 @@ def find_runs(labels, cursor, runs):
                 cursor[label] = at + 1
 
 
-@njit(int64(int64[:, ::1], int64, int64, int64), cache=True, nogil=True)
+@kernel(int64(int64[:, ::1], int64, int64, int64))
 def _push(chain, size, y, x):
     """Add the corner (y, x) to a chain that is convex towards small x; y never falls. Returns the chain's new size."""
     if size > 0 and chain[size - 1, 0] == y:
@@ -112,7 +114,7 @@ def _push(chain, size, y, x):
     return size + 1
 
 
-@njit(float64(int64[:, ::1], int64), cache=True, nogil=True)
+@kernel(float64(int64[:, ::1], int64))
 def _twice_integral(chain, size):
     total = int64(0)
     for i in range(1, size):
@@ -120,7 +122,7 @@ def _twice_integral(chain, size):
     return float64(total)
 
 
-@njit(void(_RUNS, _OFFSETS, _OFFSETS, float64[::1]), cache=True, nogil=True)
+@kernel(void(_RUNS, _OFFSETS, _OFFSETS, float64[::1]))
 def hull_areas(runs, begin, end, areas):
     """Write to `areas` the area of the convex hull of the corners of every object's pixels.
 

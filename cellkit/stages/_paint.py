@@ -5,12 +5,14 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
+
 _RUNS = nb.types.Array(nb.int32, 2, "C", readonly=True)
 _CHOICE = nb.types.Array(nb.boolean, 1, "C", readonly=True)
 _LABELS = nb.types.Array(nb.int32, 2, "C", readonly=True)
 
 
-@nb.njit(nb.void(nb.boolean[:, ::1], _RUNS, _CHOICE, nb.boolean), cache=True, nogil=True)
+@kernel(nb.void(nb.boolean[:, ::1], _RUNS, _CHOICE, nb.boolean))
 def paint(mask, runs, chosen, value):
     """Set the pixels of every chosen run (row, start, stop) to `value`."""
     for i in range(len(runs)):
@@ -18,7 +20,7 @@ def paint(mask, runs, chosen, value):
             mask[runs[i, 0], runs[i, 1] : runs[i, 2]] = value
 
 
-@nb.njit(nb.boolean[::1](nb.types.Array(nb.boolean, 2, "C", readonly=True), _RUNS), cache=True, nogil=True)
+@kernel(nb.boolean[::1](nb.types.Array(nb.boolean, 2, "C", readonly=True), _RUNS))
 def touched(mask, runs):
     """Return which runs hold a pixel of the mask."""
     result = np.zeros(len(runs), np.bool_)
@@ -30,7 +32,7 @@ def touched(mask, runs):
     return result
 
 
-@nb.njit(nb.int64[::1](_LABELS, nb.int64), cache=True, nogil=True)
+@kernel(nb.int64[::1](_LABELS, nb.int64))
 def areas(labels, most):
     """Return the number of pixels of every id from 0 to `most`; ids below 1 are background and count nothing."""
     count = np.zeros(most + 1, np.int64)
@@ -42,7 +44,7 @@ def areas(labels, most):
     return count
 
 
-@nb.njit(nb.int32[:, ::1](_LABELS, _CHOICE), cache=True, nogil=True)
+@kernel(nb.int32[:, ::1](_LABELS, _CHOICE))
 def keep(labels, chosen):
     """Return the labels with every id that is not chosen set to 0."""
     height, width = labels.shape

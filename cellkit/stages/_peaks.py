@@ -7,6 +7,7 @@ from collections import namedtuple
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
 from cellkit.stages._runs import by_piece, pieces
 
 FIELD = nb.types.Array(nb.float32, 2, "C", readonly=True)
@@ -15,7 +16,7 @@ Basins = namedtuple("Basins", "of parent peak kept")
 """`of`: the basin of each pixel of the window; for each basin its parent, its peak and whether that is kept."""
 
 
-@nb.njit(nb.int32[:, ::1](FIELD, FIELD, nb.int64, nb.float32), cache=True, nogil=True)
+@kernel(nb.int32[:, ::1](FIELD, FIELD, nb.int64, nb.float32))
 def window_maxima(field, top, distance, threshold):
     """Return the pixels above `threshold` that equal `top`, numbered, unless another such lies shortly before.
 
@@ -177,7 +178,7 @@ def _mark(field, pieces_of, h, distance, out):
             basins.of[p] = 0
 
 
-@nb.njit(nb.int32[:, ::1](FIELD, nb.float64, nb.int64, nb.float32), cache=True, nogil=True)
+@kernel(nb.int32[:, ::1](FIELD, nb.float64, nb.int64, nb.float32))
 def h_maxima(field, h, distance, threshold):
     """Return the maxima of dynamics `h` or more, numbered, one pixel each, none near a higher one of its piece.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
+
 __all__ = ["median"]
 
 _BLOCK = 256
@@ -23,15 +25,13 @@ def _shift(ranks, marks, groups, mark):
         groups[ranks[i] // _GROUP] += 1 if mark else -1
 
 
-@nb.njit(
+@kernel(
     nb.void(
         nb.float32[:, :],
         nb.types.Array(nb.int32, 2, "C", readonly=True),
         nb.types.Array(nb.float32, 1, "C", readonly=True),
         nb.int64,
     ),
-    cache=True,
-    nogil=True,
 )
 def _block(result, ranks, values, radius):
     """Fill in the medians of a block; `ranks` is turned so that a window grows along its rows."""

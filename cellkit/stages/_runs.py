@@ -9,6 +9,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from cellkit.stages._compile import kernel
+
 MASK = nb.types.Array(nb.boolean, 2, "C", readonly=True)
 RUNS = nb.int32[:, ::1]
 PIECES = nb.types.Tuple((RUNS, nb.int32[::1], nb.int64))
@@ -75,7 +77,7 @@ def _scan(mask, runs, parent, touch):
         above, above_end = first, n
 
 
-@nb.njit(PIECES(MASK, nb.int64), cache=True, nogil=True)
+@kernel(PIECES(MASK, nb.int64))
 def pieces(mask, connectivity):
     """Return the runs (row, start, stop), the number of the piece each lies in, and how many pieces there are.
 
@@ -124,7 +126,7 @@ def by_piece(runs, piece, count):
     return grouped, offsets, box
 
 
-@nb.njit(nb.int32[:, ::1](MASK, nb.int64), cache=True, nogil=True)
+@kernel(nb.int32[:, ::1](MASK, nb.int64))
 def components(mask, connectivity):
     """Return the connected pieces, numbered from 1 on in raster order of their first pixels."""
     out = np.zeros(mask.shape, np.int32)

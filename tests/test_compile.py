@@ -1,0 +1,46 @@
+"""Kernels compile where nothing can be kept, too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CODE = """
+import numpy as np
+import numba.core.caching as caching
+
+class Nowhere:
+    @classmethod
+    def from_function(cls, function, path):
+        return None
+
+caching.CacheImpl._locator_classes = [Nowhere]
+import cellkit as ck
+mask = np.zeros((9, 9), bool)
+mask[2:7, 2:7] = True
+assert ck.stages.distance(mask).max() == 3
+print("ok")
+"""
+
+
+def test_no_place_for_a_cache_is_no_failure():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "ok", done.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path):
+    """A file where the cache folder should be."""
+    blocked = tmp_path / "cache"
+    blocked.write_text("no folder")
+    code = "import cellkit as ck, numpy as np; print(ck.stages.distance(np.eye(3, dtype=bool)).max())"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(blocked / "inside")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.strip() == "1.0", done.stderr
+
+
+def test_every_kernel_goes_through_the_one_way():
+    for path in (Path(__file__).resolve().parent.parent / "cellkit").rglob("*.py"):
+        if path.name != "_compile.py":
+            assert "cache=True" not in path.read_text(encoding="utf-8"), path
