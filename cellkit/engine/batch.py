@@ -89,7 +89,7 @@ def run_batch(
 
     settings = settings or Settings()
     bound = plan(recipe)
-    workers = settings.workers or os.cpu_count() or 1
+    workers = settings.workers if settings.workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
     sources = find(images, recipe.read_options)

@@ -40,6 +40,7 @@ def trace(recipe: Recipe, image: str | Path) -> list[Trace]:
     start = Trace(
         title="image", stage="", summary="The image as it was read.", params={}, inputs={}, output="raw",
         kind=raw.kind, value=raw.value, seconds=0.0, depth=0, note="; ".join(sample.notes),
+        names=raw.names,
     )  # fmt: skip
     seen: dict[str, Observation] = {}
 
@@ -48,6 +49,7 @@ def trace(recipe: Recipe, image: str | Path) -> list[Trace]:
         if where not in seen:
             seen[where] = observation
 
+    execute(bound, sample)  # once unseen: the time of a step is not that of loading what it needs
     execute(bound, sample, observe=observe)
     # A bracket is observed after its inner steps; the page shows it before them.
     steps = [(depth, step) for depth, step in bound.walk() if step.where in seen]
@@ -63,5 +65,5 @@ def _trace(number: int, depth: int, step: BoundStep, seen: Observation) -> Trace
         title=f"{number} {step.step.label}", stage=step.spec.name, summary=step.spec.summary, params=dict(step.params),
         inputs={k: v if isinstance(v, str) else ", ".join(v) for k, v in step.bindings.items() if v},
         output=step.output, kind=None if layer is None else layer.kind, value=None if layer is None else layer.value,
-        seconds=seen.seconds, depth=depth, note=note,
+        seconds=seen.seconds, depth=depth, note=note, names=() if layer is None else layer.names,
     )  # fmt: skip

@@ -51,7 +51,7 @@ def find(inputs: Sequence[str | Path], options: ReadOptions | None = None) -> li
     natural order. A file that does not fit the pattern, and a group that lacks a channel which others have, stay in
     the list with a `fault`.
 
-    Raises `UsageError` where an input stands for nothing, or the pattern is none.
+    Raises `UsageError` where an input stands for nothing, none of the files exists, or the pattern is none.
     """
     options = options or ReadOptions()
     template = compiled(options.pattern) if options.pattern else None
@@ -66,6 +66,9 @@ def find(inputs: Sequence[str | Path], options: ReadOptions | None = None) -> li
             files.setdefault(os.path.normcase(os.path.join(folders[path.parent], path.name)), path)
     if not files:
         raise UsageError("no images are given (give files, folders or globs such as 'plate/*.tif')")
+    if not any(os.path.lexists(path) for path in files.values()):
+        names = ", ".join(map(str, files.values()))
+        raise UsageError(f"{names}: no such file or folder")
     ordered = sorted(
         files.items(), key=lambda item: (natural(os.path.dirname(item[0])), natural(item[1].name), item[0])
     )
