@@ -100,6 +100,11 @@ def test_missing_file_stays_in_the_list(tmp_path):
         ck.read(found[1])
 
 
+def test_nothing_but_missing_files_is_a_wrong_call(tmp_path):
+    with pytest.raises(UsageError, match=r"gone\.png, .*lost\.png: no such file or folder"):
+        find([tmp_path / "gone.png", tmp_path / "lost.png"])
+
+
 def test_one_path_is_enough(tmp_path):
     place(tmp_path, "a.png")
     assert names(find(tmp_path / "a.png")) == ["a"]

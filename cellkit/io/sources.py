@@ -67,7 +67,7 @@ def find(inputs: Sequence[str | Path], options: ReadOptions | None = None) -> li
     if not files:
         raise UsageError("no images are given (give files, folders or globs such as 'plate/*.tif')")
     if not any(os.path.lexists(path) for path in files.values()):
-        names = ", ".join(map(str, files.values()))
+        names = ", ".join(map(str, list(files.values())[:5])) + (" ..." if len(files) > 5 else "")
         raise UsageError(f"{names}: no such file or folder")
     ordered = sorted(
         files.items(), key=lambda item: (natural(os.path.dirname(item[0])), natural(item[1].name), item[0])

@@ -196,7 +196,7 @@ def _write_tiff(
         "software": "cellkit",
     }
     if pixel_size is not None:
-        # Pixels per centimetre: the one unit that ImageJ, QuPath and plain TIFF readers all understand.
+        # Pixels per centimetre: the unit that plain TIFF readers know; ImageJ turns it into micrometres by itself.
         settings |= {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
     with atomic(path, scratch) as temporary:
         strips = _strips(array if planes else array[None], rows)
