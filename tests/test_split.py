@@ -301,6 +301,22 @@ def test_refusals_name_the_fix():
         watershed(*(np.broadcast_to(np.zeros((), t), (50_000, 50_000)) for t in (np.float32, np.int32, bool)))
 
 
+@settings(deadline=None, max_examples=60)
+@given(floods())
+def test_each_object_can_be_done_alone(layers):
+    """What `OBJECT` promises: a window that holds an object and the pixels around it gives that object's result."""
+    noise, seeds, mask = layers
+    field = np.where(mask, noise, 0)
+    whole = distance(mask), maxima(field, h=0.3) > 0, watershed(field, seeds, mask)
+    pieces, _ = ndi.label(mask, EIGHT)
+    for n, (rows, columns) in enumerate(ndi.find_objects(pieces), 1):
+        cut = slice(max(rows.start - 1, 0), rows.stop + 1), slice(max(columns.start - 1, 0), columns.stop + 1)
+        own = pieces[cut] == n
+        alone = distance(mask[cut]), maxima(field[cut], h=0.3) > 0, watershed(field[cut], seeds[cut], mask[cut])
+        for got, wanted in zip(alone, whole, strict=True):
+            np.testing.assert_array_equal(got[own], wanted[cut][own])
+
+
 def test_signatures():
     assert spec_of(distance).reach({}) is OBJECT
     assert spec_of(watershed).reach({}) is OBJECT
