@@ -250,9 +250,10 @@ def flood(field, seeds, mask, sign):
     for k in range(count):
         if found[k] == SEVERAL:
             size = max(size, (box[k, 2] - box[k, 0] + 2) * np.int64(box[k, 3] - box[k, 1] + 2))
-    cells = np.full((size + MOST_LEVELS) * WIDE, OUTSIDE, np.uint32)
+    room = min(MOST_LEVELS, size)
+    cells = np.full((size + room) * WIDE, OUTSIDE, np.uint32)
     cells[AFTER] = 0
-    last, mixed = np.empty(MOST_LEVELS, np.uint32), np.empty(MOST_LEVELS, np.bool_)
+    last, mixed = np.empty(room, np.uint32), np.empty(room, np.bool_)
     queue = Queue(cells, cells.view(np.float32), last, mixed, np.empty(size, np.int64), np.empty(size, np.uint32))
     for k in range(count):
         if found[k] == SEVERAL:
