@@ -115,6 +115,15 @@ def test_histogram_counts_float16_values_in_order(image):
     assert Histogram.of(image).quantile(0.5) == median
 
 
+@settings(deadline=None, max_examples=100)
+@given(hnp.arrays(np.float32, (3, 5, 2), elements=st.floats(width=32) | st.floats(-(2**-13), 2**-13, width=32)))
+def test_the_compiled_count_is_the_same(image):
+    from cellkit.engine._count import histogram
+
+    assert histogram(image) == Histogram.of(image)
+    assert histogram(image[..., 0]) == Histogram.of(image[..., 0])
+
+
 def test_histogram_of_missing_and_nothing():
     image = np.array([[np.nan, -np.inf, np.inf, -0.0, 0.0]], np.float32)
     values, counts = Histogram.of(image).filled()

@@ -18,9 +18,9 @@ from cellkit.core.check import Plan, plan
 from cellkit.core.errors import CellkitError, UsageError, WriteError
 from cellkit.core.recipe import Recipe, dump
 from cellkit.core.sample import Sample
+from cellkit.engine.execute import Observation, execute
 from cellkit.engine.manifest import Manifest, Record
 from cellkit.engine.outputs import counts, encode, layers_for, write_image_outputs
-from cellkit.engine.execute import Observation, execute
 
 if TYPE_CHECKING:
     from cellkit.io import Source

@@ -179,6 +179,8 @@ def _measure(step: BoundStep, cells: list[_Cell]) -> Histogram | None:
     argument = next((a for a in step.spec.arguments if a.kinds[0] == KINDS["histogram"]), None)
     if argument is None:
         return None
+    from cellkit.engine._count import histogram
+
     name = step.bindings[argument.name]
     total: Histogram | None = None
     for cell in cells:
@@ -189,7 +191,7 @@ def _measure(step: BoundStep, cells: list[_Cell]) -> Histogram | None:
             values = values[cell.region]
         if values.ndim == 2 and cell.region is not None and not isinstance(cell.region, tuple):
             values = values[None]  # a boolean region flattens the two axes to one
-        part = Histogram.of(values)
+        part = histogram(values)
         total = part if total is None else total + part
     return total
 

@@ -10,7 +10,7 @@ from math import isqrt
 import numba as nb
 import numpy as np
 
-from cellkit.stages._compile import kernel
+from cellkit.core.compile import kernel
 
 __all__ = ["ball", "chords", "erode", "erode_ball"]
 

@@ -11,7 +11,7 @@ import math
 import numba as nb
 import numpy as np
 
-from cellkit.stages._compile import kernel
+from cellkit.core.compile import kernel
 
 MASK = nb.types.Array(nb.boolean, 2, "C", readonly=True)
 LONG_RUN = 96

@@ -10,7 +10,7 @@ import cv2
 import numba as nb
 import numpy as np
 
-from cellkit.stages._compile import kernel
+from cellkit.core.compile import kernel
 
 __all__ = ["LIMIT", "above", "mirrored"]
 

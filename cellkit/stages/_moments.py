@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import boolean, float32, float64, int32, int64, uint8, void
 from numba.types import Array
 
-from cellkit.stages._compile import kernel
+from cellkit.core.compile import kernel
 
 # Columns of the table that `accumulate` fills.
 AREA, Y0, X0, Y1, X1, ORIGIN, SUM_Y, SUM_X, SUM_YY, SUM_XY, SUM_XX, RUNS = range(12)

@@ -9,7 +9,7 @@ import numpy as np
 from numba import float64, int32, int64, uint8, void
 from numba.types import Array
 
-from cellkit.stages._compile import kernel
+from cellkit.core.compile import kernel
 
 __all__ = ["border_counts", "find_runs", "hull_areas"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from cellkit.stages._compile import kernel
+from cellkit.core.compile import kernel
 
 _RUNS = nb.types.Array(nb.int32, 2, "C", readonly=True)
 _CHOICE = nb.types.Array(nb.boolean, 1, "C", readonly=True)

@@ -7,7 +7,7 @@ from collections import namedtuple
 import numba as nb
 import numpy as np
 
-from cellkit.stages._compile import kernel
+from cellkit.core.compile import kernel
 from cellkit.stages._runs import by_piece, pieces
 
 FIELD = nb.types.Array(nb.float32, 2, "C", readonly=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from cellkit.stages._compile import kernel
+from cellkit.core.compile import kernel
 
 __all__ = ["median"]
 

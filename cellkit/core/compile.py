@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba as nb
-
 __all__ = ["kernel"]
 
 
@@ -16,6 +14,7 @@ def kernel(*signatures: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     The machine code is kept beside the file or in the user's cache folder. Where neither can be written (a read-only
     container without a home, a full disk) it is compiled anew in every run instead of failing.
     """
+    import numba as nb  # only where a kernel is wanted: nothing else in core needs it
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
