@@ -69,7 +69,7 @@ def _load(runs, box, field, seeds, sign, queue):
     low, high = LARGEST, -LARGEST
     count = area = 0
     for i in range(len(runs)):
-        y, start, stop = runs[i]
+        y, start, stop = runs[i, 0], runs[i, 1], runs[i, 2]
         at = np.uintp(WIDE * ((y - box[0] + 1) * stride + 1 + start - box[1]))
         row, seed_row = field[y], seeds[y]
         area += stop - start
@@ -96,7 +96,7 @@ def _unload(runs, box, cells, out):
     """Copy a piece's labels out of the window and leave the window as it was found."""
     stride = box[3] - box[1] + 2
     for i in range(len(runs)):
-        y, start, stop = runs[i]
+        y, start, stop = runs[i, 0], runs[i, 1], runs[i, 2]
         at = np.uintp(WIDE * ((y - box[0] + 1) * stride + 1 + start - box[1]))
         row = out[y]
         for x in range(np.uintp(start), np.uintp(stop)):
@@ -243,13 +243,13 @@ def flood(field, seeds, mask, sign):
     for i in range(len(piece)):
         if found[piece[i]] > 0:
             out[runs[i, 0], runs[i, 1] : runs[i, 2]] = found[piece[i]]
-    if not np.any(found == SEVERAL):
-        return out
     runs, offsets, box = by_piece(runs, piece, count)
     size = 0
     for k in range(count):
         if found[k] == SEVERAL:
             size = max(size, (box[k, 2] - box[k, 0] + 2) * np.int64(box[k, 3] - box[k, 1] + 2))
+    if size == 0:
+        return out
     room = min(MOST_LEVELS, size)
     cells = np.full((size + room) * WIDE, OUTSIDE, np.uint32)
     cells[AFTER] = 0

@@ -14,6 +14,7 @@ from cellkit.core.compile import kernel
 MASK = nb.types.Array(nb.boolean, 2, "C", readonly=True)
 RUNS = nb.int32[:, ::1]
 PIECES = nb.types.Tuple((RUNS, nb.int32[::1], nb.int64))
+GROUPS = nb.types.Tuple((RUNS, nb.int64[::1], nb.int32[:, ::1]))
 
 
 @nb.njit
@@ -100,29 +101,33 @@ def pieces(mask, connectivity):
     return runs, piece, count
 
 
-@nb.njit
+@kernel(GROUPS(RUNS, nb.int32[::1], nb.int64))
 def by_piece(runs, piece, count):
     """Sort runs by piece; return them, offsets (piece k is ``offsets[k] : offsets[k + 1]``) and boxes.
 
     Boxes are (y0, x0, y1, x1), half-open. Within a piece runs stay in raster order.
     """
+    # Rows are copied number by number: numba spends seconds on compiling the assignment of a whole row.
     offsets = np.zeros(count + 1, np.int64)
-    box = np.empty((count, 4), np.int32)
-    box[:, :2] = 2**31 - 1
-    box[:, 2:] = 0
+    box = np.zeros((count, 4), np.int32)
     for i in range(len(piece)):
-        offsets[piece[i] + 1] += 1
-        b = box[piece[i]]
-        b[0] = min(b[0], runs[i, 0])
-        b[1] = min(b[1], runs[i, 1])
-        b[2] = max(b[2], runs[i, 0] + 1)
-        b[3] = max(b[3], runs[i, 2])
-    offsets = np.cumsum(offsets)
+        k = piece[i]
+        y, start, stop = runs[i, 0], runs[i, 1], runs[i, 2]
+        if offsets[k + 1] == 0:
+            box[k, 0], box[k, 1] = y, start
+        offsets[k + 1] += 1
+        box[k, 1] = min(box[k, 1], start)
+        box[k, 2] = y + 1
+        box[k, 3] = max(box[k, 3], stop)
+    for k in range(count):
+        offsets[k + 1] += offsets[k]
     at = offsets[:-1].copy()
-    grouped = np.empty_like(runs)
+    grouped = np.empty(runs.shape, np.int32)
     for i in range(len(piece)):
-        grouped[at[piece[i]]] = runs[i]
+        to = at[piece[i]]
         at[piece[i]] += 1
+        for column in range(3):
+            grouped[to, column] = runs[i, column]
     return grouped, offsets, box
 
 

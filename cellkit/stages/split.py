@@ -66,7 +66,7 @@ def maxima(
     """
     field = np.ascontiguousarray(field, np.float32)
     if h > 0:
-        from cellkit.stages._peaks import h_maxima
+        from cellkit.stages._dynamics import h_maxima
 
         _check_size("maxima", field)
         return h_maxima(field, h, min_distance, threshold)
