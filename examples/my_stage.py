@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import cellkit as ck
 import numpy as np
+
+import cellkit as ck
 
 
 @ck.stage(reach=0)  # every pixel on its own: tiles need no halo

@@ -102,3 +102,17 @@ def test_flat_images_stay():
         image = np.full(shape, 0.25, np.float32)
         for stage in (gaussian, median, bilateral):
             np.testing.assert_allclose(stage(image), image, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(512, 641), (700, 523, 3), (521, 513, 5)])
+def test_a_wide_gaussian_of_a_large_image_is_the_same_gaussian(shape):
+    image = np.random.default_rng(0).random(shape, np.float32)
+    result = gaussian(image, sigma=20.5)
+    axes = (20.5, 20.5, 0)[: image.ndim]
+    # 4 sigma in whole pixels, rounded up here and to the nearest there
+    wanted = ndi.gaussian_filter(image.astype(np.float64), axes, truncate=82 / 20.5)
+    np.testing.assert_allclose(result, wanted, atol=2e-6)
+    part = gaussian(np.ascontiguousarray(image[:200]), sigma=20.5)
+    np.testing.assert_allclose(part[:118], result[:118], atol=2e-6)
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous

@@ -10,6 +10,7 @@ import numpy as np
 
 from cellkit.core.kinds import Field, Image, Prob
 from cellkit.core.stage import Span, stage
+from cellkit.stages._blur import blur
 from cellkit.stages._plane import by_channel
 
 __all__ = ["bilateral", "gaussian", "median"]
@@ -25,8 +26,7 @@ def gaussian(
 
     Source: scipy/ndimage/_filters.py, `gaussian_filter` with its default mode.
     """
-    side = 2 * ceil(4 * sigma) + 1
-    return by_channel(image, lambda part: cv2.GaussianBlur(part, (side, side), sigma, borderType=cv2.BORDER_REFLECT))
+    return by_channel(image, lambda part: blur(part, sigma))
 
 
 @stage(reach=lambda p: p["radius"])
