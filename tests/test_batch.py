@@ -237,8 +237,10 @@ def test_an_interrupt_keeps_what_is_done(folder, tmp_path):
         if outcome.record.name == "im2":
             raise KeyboardInterrupt
 
+    run_batch(RECIPE.set("gaussian.sigma", 3), [folder], out)
     with pytest.raises(KeyboardInterrupt):
         run_batch(RECIPE, [folder], out, settings=Settings(1), on_image=stop)
+    assert not (out / "run.json").exists()
     result = run_batch(RECIPE, [folder], out)
     assert result.kept >= 3
     assert result.done == 6 - result.kept

@@ -158,7 +158,7 @@ def test_killed_and_started_again_equals_undisturbed(cellkit, tmp_path):
     assert len(again) <= 4
     assert summary["kept"] + summary["done"] == 40
     assert files(out) == files(tmp_path / "whole")
-    leftovers = [p for p in out.rglob("*") if p.is_file() and (p.suffix == ".tmp" or "tmp" in p.parts)]
+    leftovers = [p for p in out.rglob("*") if p.is_file() and "tmp" in p.relative_to(out).as_posix()]
     assert leftovers == []
 
 

@@ -103,6 +103,7 @@ def run_batch(
         tally = _Tally()
         for outcome in _outcomes(job, sources, manifest, workers):
             if not outcome.kept:
+                _unlink(folder / "run.json")  # written last: where it is missing, a run has not ended
                 _forget_stale(folder, manifest.get(outcome.record.name), outcome.record)
                 manifest.put(outcome.record)
             tally.add(outcome)
@@ -354,7 +355,11 @@ def _facts(job: _Job, sample: Sample) -> dict[str, Any]:
 def _forget_stale(folder: Path, before: Record | None, now: Record) -> None:
     """Remove what an earlier recipe wrote for this image and this one did not write again."""
     for name in set(before.files if before is not None else ()) - set(now.files):
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise WriteError(f"{folder / name}: cannot be removed: {error.strerror}") from error
+        _unlink(folder / name)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be removed: {error.strerror}") from error
