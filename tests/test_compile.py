@@ -44,3 +44,16 @@ def test_every_kernel_goes_through_the_one_way():
     for path in (Path(__file__).resolve().parent.parent / "cellkit").rglob("*.py"):
         if path.name != "compile.py":
             assert "cache=True" not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_second_process_compiles_from_the_last_step_backwards(tmp_path):
+    code = "from cellkit.engine.warm import main; main()"
+    recipe = "steps: [grayscale, threshold, components, no_such_stage, measure]\noutputs: [labels]"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=recipe, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    kept = {path.name.partition(".")[0] for path in tmp_path.rglob("*.nbi")}
+    assert "_runs" in kept
+    assert "_moments" not in kept, "nothing that is written needs the table"

@@ -21,6 +21,7 @@ from cellkit.core.sample import Sample
 from cellkit.engine.execute import Observation, execute
 from cellkit.engine.manifest import Manifest, Record
 from cellkit.engine.outputs import counts, encode, layers_for, write_image_outputs
+from cellkit.engine.warm import warming
 
 if TYPE_CHECKING:
     from cellkit.io import Source
@@ -96,7 +97,7 @@ def run_batch(
     folder = _prepare(Path(out))
     started = perf_counter()
     job = _Job(bound, folder, folder / STATE_FOLDER / "tmp", _digest_recipe(bound))
-    with Manifest(folder / STATE_FOLDER) as manifest, _single_threaded_opencv(workers):
+    with Manifest(folder / STATE_FOLDER) as manifest, _single_threaded_opencv(workers), warming(bound, workers):
         manifest.begin([source.name for source in sources], fresh=settings.fresh)
         if on_start is not None:
             on_start(len(sources))

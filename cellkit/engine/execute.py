@@ -17,7 +17,7 @@ from cellkit.core.recipe import Recipe
 from cellkit.core.sample import Layer, Sample
 from cellkit.core.stage import FromSample
 
-__all__ = ["Observation", "execute", "run"]
+__all__ = ["Observation", "execute", "live", "run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,12 @@ def execute(bound: Plan, sample: Sample, keep: Sequence[str] | None = None, obse
         if needed is not None:
             cell = replace(cell, sample=cell.sample.without([n for n in cell.sample if n not in needed]))
     return cell.sample
+
+
+def live(bound: Plan, keep: Sequence[str]) -> list[BoundStep]:
+    """Return the steps that `execute` carries out for the layers `keep`."""
+    needs = _needs(bound.steps, keep)
+    return [step for step, needed in zip(bound.steps, needs, strict=True) if needed is None or step.writes & needed]
 
 
 def _needs(steps: Sequence[BoundStep], keep: Sequence[str] | None) -> list[set[str] | None]:
