@@ -59,15 +59,16 @@ def check_command(ctx: click.Context, **given: Any) -> None:
 
 def _print_plan(plan: Plan) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("step", "reads -> writes", "parameters", box=None, pad_edge=False, header_style="bold")
     for depth, step in plan.walk():
         params = ", ".join(f"{name}={_plain(value)}" for name, value in step.params.items())
-        table.add_row("  " * depth + step.step.label, step.describe(), params)
+        table.add_row("  " * depth + step.step.label, step.describe(), escape(params))
     console = Console(soft_wrap=False)
     console.print(table)
-    console.print(f"outputs: {', '.join(plan.outputs)}", highlight=False)
+    console.print(f"outputs: {', '.join(plan.outputs)}", highlight=False, markup=False)
 
 
 def _plain(value: Any) -> str:
@@ -93,11 +94,12 @@ def stages_command(name: str | None, plugins: tuple[str, ...]) -> None:
         _print_stage(registry.get(name))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("stage", "reads -> makes", "what it does", box=None, pad_edge=False, header_style="bold")
     for spec in registry.stages().values():
-        table.add_row(spec.name, _signature(spec), spec.summary)
+        table.add_row(spec.name, escape(_signature(spec)), escape(spec.summary))
     Console().print(table)
 
 
@@ -114,10 +116,11 @@ def _signature(spec: StageSpec) -> str:
 
 def _print_stage(spec: StageSpec) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    console.print(f"[bold]{spec.name}[/]: {_signature(spec)}", highlight=False)
+    console.print(f"[bold]{spec.name}[/]: {escape(_signature(spec))}", highlight=False)
     for paragraph in (inspect.getdoc(spec.function) or "").split("\n\n"):
         console.print(f"\n{_unwrapped(paragraph)}", highlight=False, markup=False)
     console.print()
@@ -127,7 +130,7 @@ def _print_stage(spec: StageSpec) -> None:
     table = Table("parameter", "type", "default", "range", box=None, pad_edge=False, header_style="bold")
     for parameter in spec.parameters.values():
         span = str(parameter.span) if parameter.span else ""
-        table.add_row(parameter.name, parameter.type_text, _plain(parameter.default), span)
+        table.add_row(parameter.name, parameter.type_text, escape(_plain(parameter.default)), span)
     console.print(table)
 
 

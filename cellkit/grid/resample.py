@@ -32,11 +32,13 @@ def _smooth_block(planes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     height, width = planes.shape[:2]
     small = (min(height, shape[0]), min(width, shape[1]))
     planes = np.ascontiguousarray(planes)
+    low, high = planes.min(), planes.max()
     if small != (height, width):
         planes = cv2.resize(planes, small[::-1], interpolation=cv2.INTER_AREA)
     if small != shape:
         planes = cv2.resize(planes, shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return planes.reshape(*shape, -1)
+    # Averages lie between the values averaged; rounding must not take a probability past 1.
+    return np.clip(planes, low, high).reshape(*shape, -1)
 
 
 def nearest(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
