@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -206,3 +207,41 @@ def test_load_file_refuses(tmp_path, text, said):
 def test_load_file_missing(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         registry.load_file(tmp_path / "none.py")
+
+
+class Point:
+    """An installed package's entry point."""
+
+    value = "somewhere:thing"
+
+    def __init__(self, name, load):
+        self.name, self.load = name, load
+
+
+@pytest.fixture
+def empty_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_specs", {})
+    monkeypatch.setattr(registry, "_discovered", False)
+
+    def install(*points):
+        monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "cellkit.stages" else ())
+
+    return install
+
+
+def test_installed_packages_add_stages(empty_registry):
+    module = types.ModuleType("plugin")
+    exec("import cellkit as ck\n@ck.stage()\ndef from_module(i: ck.Image, /) -> ck.Image:\n    return i", vars(module))
+    empty_registry(Point("one", lambda: example), Point("many", lambda: module))
+    assert registry.get("example").function is example
+    assert registry.get("from_module").origin == "plugin"
+    assert "watershed" in registry.stages(), "cellkit's own are there as well"
+
+
+def test_a_broken_package_is_named(empty_registry):
+    def broken():
+        raise ImportError("no such thing")
+
+    empty_registry(Point("bad", broken))
+    with pytest.raises(UsageError, match=r"plug-in 'bad' \(somewhere:thing\) cannot be imported: no such thing"):
+        registry.stages()

@@ -121,18 +121,30 @@ def _discover() -> None:
     with _lock:
         if _discovered:
             return
-        _discovered = True
-        for name in _builtin:
-            package = importlib.import_module(name)
-            for module in [name, *_submodules(package)]:
-                _register(importlib.import_module(module))
-        for point in entry_points(group=ENTRY_POINT_GROUP):
-            try:
-                loaded = point.load()
-            except Exception as error:  # a broken plug-in must be named, not guessed at
-                raise UsageError(f"plug-in {point.name!r} ({point.value}) cannot be imported: {error}") from error
-            spec = spec_of(loaded) if callable(loaded) else None
-            if isinstance(loaded, ModuleType):
-                _register(loaded)
-            elif spec is not None:
-                add(spec)
+        _discovered = True  # at once: a module that is imported here may itself ask for a stage
+        try:
+            _import_builtin()
+            _import_plugins()
+        except BaseException:
+            _discovered = False
+            raise
+
+
+def _import_builtin() -> None:
+    for name in _builtin:
+        package = importlib.import_module(name)
+        for module in [name, *_submodules(package)]:
+            _register(importlib.import_module(module))
+
+
+def _import_plugins() -> None:
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            loaded = point.load()
+        except Exception as error:  # a broken plug-in must be named, not guessed at
+            raise UsageError(f"plug-in {point.name!r} ({point.value}) cannot be imported: {error}") from error
+        spec = spec_of(loaded) if callable(loaded) else None
+        if isinstance(loaded, ModuleType):
+            _register(loaded)
+        elif spec is not None:
+            add(spec)
