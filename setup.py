@@ -33,6 +33,7 @@ setup(
     package_data={"cellkit": ["py.typed", "recipes/*.yaml"]},
     install_requires=[
         "click>=8.1",
+        "faster-coco-eval>=1.8",
         "imagecodecs>=2023.3.16",
         "numba>=0.59",
         "numpy>=1.26",
