@@ -29,8 +29,8 @@ def fill(
         if crossings > _MOST_CROSSINGS:
             raise FormatError(f"{image}{names[owner]}: the polygon is too long: it crosses {crossings:.3g} columns")
     found = [_filled(chunk, size, names, image) for chunk in _chunks(parts)]
-    starts, ends, owner = (np.concatenate([f[i] for f in found] or [np.zeros(0, np.int64)]) for i in range(3))
-    return merged(starts, ends, owner)
+    empty = np.zeros(0, np.int64)
+    return merged(*(np.concatenate([f[i] for f in found] or [empty]) for i in range(3)))
 
 
 _Part = tuple[int, Sequence[np.ndarray], int]

@@ -1,4 +1,4 @@
-"""Outlines of objects along the edges of their pixels, as polygons with holes that never cross or retrace themselves."""
+"""Outlines of objects along the edges of their pixels, as polygons with holes that never cross themselves."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ def _ranked(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _loops(ring: np.ndarray) -> list[np.ndarray]:
     """Cut a ring apart wherever it comes back to a point."""
-    loops, path, at = [], [], {}
+    loops: list[list[tuple[int, int]]] = []
+    path: list[tuple[int, int]] = []
+    at: dict[tuple[int, int], int] = {}
     for point in map(tuple, ring.tolist()):
         if point in at:
             begin = at[point]

@@ -16,7 +16,16 @@ import numpy as np
 from cellkit.core.errors import FormatError
 from cellkit.formats._runs import Runs, merged, paint, runs_of, stable_order
 
-__all__ = ["MAX_COUNT", "compress", "decode_labels", "decode_runs", "decompress", "encode_labels", "encode_runs"]
+__all__ = [
+    "MAX_COUNT",
+    "compress",
+    "decode_labels",
+    "decode_runs",
+    "decompress",
+    "encode_labels",
+    "encode_runs",
+    "runs_from",
+]
 
 MAX_COUNT = 2**32 - 1
 _MAX_DIGITS = 7  # of 5 bits: a sign and 33 bits, the difference of two 32-bit counts
@@ -56,7 +65,8 @@ def decode_labels(
     from cellkit.formats.objects import ObjectSet
 
     numbers = np.arange(1, len(texts) + 1) if ids is None else np.asarray(ids)
-    runs = decode_runs(texts, size, name=name)
+    where = [f"image {name!r}, object {i}" for i in range(1, len(texts) + 1)] if name else ()
+    runs = decode_runs(texts, size, names=where)
     order = np.argsort(runs.starts, kind="stable")
     starts, ends, owner = runs.starts[order], runs.ends[order], runs.owner[order]
     if (ends[:-1] > starts[1:]).any() or numbers.shape != (len(texts),) or (len(numbers) and numbers.min() < 1):
@@ -120,12 +130,12 @@ def compress(counts: np.ndarray, numbers: np.ndarray) -> list[str]:
     return [text[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def decompress(texts: Sequence[str | bytes], name: str = "") -> tuple[np.ndarray, np.ndarray]:
+def decompress(texts: Sequence[str | bytes], names: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Return the counts of all texts, int64, one text after the other, and how many each holds.
 
     Raises `FormatError` for other characters, a text that ends within a number, and numbers of more than 33 bits.
     """
-    parts = [_bytes(text, i, name) for i, text in enumerate(texts)]
+    parts = [_bytes(text, i, names) for i, text in enumerate(texts)]
     sizes = np.array([len(part) for part in parts], np.int64)
     bounds = np.cumsum(sizes)
     data = np.frombuffer(b"".join(parts), np.uint8) - np.uint8(48)
@@ -134,19 +144,19 @@ def decompress(texts: Sequence[str | bytes], name: str = "") -> tuple[np.ndarray
     if len(bad):
         i = owner_of(bad[0])
         byte = parts[i][int(bad[0] - (bounds[i] - sizes[i]))]
-        raise FormatError(f"{_where(name, i)}character {chr(byte)!r} is none of compressed counts (ASCII 48 to 111)")
+        raise FormatError(f"{_where(names, i)}character {chr(byte)!r} is none of compressed counts (ASCII 48 to 111)")
     last = data < 32
     open_end = np.flatnonzero((sizes > 0) & ~last[np.maximum(bounds - 1, 0)]) if len(data) else np.zeros(0, np.int64)
     if len(open_end):
         raise FormatError(
-            f"{_where(name, int(open_end[0]))}the compressed counts end within a number; are they cut off?"
+            f"{_where(names, int(open_end[0]))}the compressed counts end within a number; are they cut off?"
         )
     ends = np.flatnonzero(last)
     begins = np.append(0, ends[:-1] + 1) if len(ends) else ends
     width = ends - begins + 1
     long = np.flatnonzero(width > _MAX_DIGITS)
     if len(long):
-        raise FormatError(f"{_where(name, owner_of(begins[long[0]]))}a count of more than 33 bits")
+        raise FormatError(f"{_where(names, owner_of(begins[long[0]]))}a count of more than 33 bits")
     values = (data[begins] & 31).astype(np.int64)
     for digit in range(1, int(width.max(initial=0))):
         more = np.flatnonzero(width > digit)
@@ -171,20 +181,23 @@ def _summed(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return out
 
 
-def decode_runs(texts: Sequence[str | bytes], size: tuple[int, int], *, name: str = "") -> Runs:
-    """Decode compressed counts, one text per object of an image of `size`, into runs. Raises `FormatError`."""
-    counts, numbers = decompress(texts, name)
-    return runs_from(counts, numbers, size, name)
+def decode_runs(texts: Sequence[str | bytes], size: tuple[int, int], *, names: Sequence[str] = ()) -> Runs:
+    """Decode compressed counts, one text per object of an image of `size`, into runs.
+
+    `names` say in messages which object it is. Raises `FormatError` for counts that are damaged or do not fill `size`.
+    """
+    counts, numbers = decompress(texts, names)
+    return runs_from(counts, numbers, size, names)
 
 
-def runs_from(counts: np.ndarray, numbers: np.ndarray, size: tuple[int, int], name: str = "") -> Runs:
+def runs_from(counts: np.ndarray, numbers: np.ndarray, size: tuple[int, int], names: Sequence[str] = ()) -> Runs:
     """Return the runs that counts stand for; they must be 0 or more and fill the image of `size` exactly."""
     pixels = int(size[0]) * int(size[1])
     owner = np.repeat(np.arange(len(numbers)), numbers)
     bad = np.flatnonzero((counts < 0) | (counts > min(pixels, MAX_COUNT)))
     if len(bad):
         raise FormatError(
-            f"{_where(name, int(owner[bad[0]]))}a count of {counts[bad[0]]}; wanted 0 to {min(pixels, MAX_COUNT)} "
+            f"{_where(names, int(owner[bad[0]]))}a count of {counts[bad[0]]}; wanted 0 to {min(pixels, MAX_COUNT)} "
             f"in {size[0]} x {size[1]} px"
         )
     total = np.cumsum(counts)
@@ -195,7 +208,7 @@ def runs_from(counts: np.ndarray, numbers: np.ndarray, size: tuple[int, int], na
     if len(wrong):
         i = int(wrong[0])
         raise FormatError(
-            f"{_where(name, i)}the counts add up to {sums[i]} pixels, the size {size[0]} x {size[1]} has {pixels} "
+            f"{_where(names, i)}the counts add up to {sums[i]} pixels, the size {size[0]} x {size[1]} has {pixels} "
             "(is size [height, width]?)"
         )
     place = np.arange(len(counts)) - first[owner]
@@ -204,16 +217,16 @@ def runs_from(counts: np.ndarray, numbers: np.ndarray, size: tuple[int, int], na
     return merged(ends - counts[inside], ends, owner[inside])
 
 
-def _bytes(text: str | bytes, index: int, name: str) -> bytes:
+def _bytes(text: str | bytes, index: int, names: Sequence[str]) -> bytes:
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str):
-        raise FormatError(f"{_where(name, index)}wanted compressed counts as text, got {type(text).__name__}")
+        raise FormatError(f"{_where(names, index)}wanted compressed counts as text, got {type(text).__name__}")
     try:
         return text.encode("ascii")
     except UnicodeEncodeError:
-        raise FormatError(f"{_where(name, index)}compressed counts are ASCII text") from None
+        raise FormatError(f"{_where(names, index)}compressed counts are ASCII text") from None
 
 
-def _where(name: str, index: int) -> str:
-    return f"{f'image {name!r}, ' if name else ''}object {index + 1}: "
+def _where(names: Sequence[str], index: int) -> str:
+    return f"{names[index] if names else f'object {index + 1}'}: "

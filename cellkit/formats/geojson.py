@@ -58,12 +58,12 @@ def decode(text: str | bytes, *, size: tuple[int, int] | None = None, name: str 
     features = _json.listed(document.get("features"), f"image {name!r}: features")
     read = [_feature(feature, f"image {name!r}, feature {i}") for i, feature in enumerate(features, 1)]
     made = of_outlines([r[0] for r in read], own or size, [f"feature {i}" for i in range(1, len(read) + 1)], name)  # type: ignore[arg-type]
-    classes, scores, numbers = ([r[i] for r in read] for i in (1, 2, 3))
-    ids, notes = _ids(numbers)
+    classes = [r[1] for r in read]
+    ids, notes = _ids([r[3] for r in read])
     return made.with_(
         ids=ids,
         classes=tuple(c or "" for c in classes) if any(c is not None for c in classes) else None,
-        scores=_scores(scores, name),
+        scores=_scores([r[2] for r in read], name),
         pixel_size=_json.pixel_size(head.get("pixel_size_um"), f"image {name!r}: cellkit.pixel_size_um"),
         notes=notes,
     )

@@ -25,10 +25,11 @@ class ObjectSet:
     """The objects of one image; those with masks may overlap.
 
     `name` identifies the image (a file's stem), `size` is its (height, width). Per object: `ids` int64 (n,), different
-    and from 1 up; `boxes` float64 (n, 4) as x0, y0, x1, y1, half-open in pixels from 0; `classes`, `scores` float64 and
-    `crowd` bool (n,) where known. `runs` are the masks, None where there are only boxes. `categories` maps the class
-    names of the whole data set to their numbers there, `pixel_size` is (y, x) in micrometres, `image_id` a data set's
-    number of the image, `file_name` its file where the format says it; `notes` what a reader had to decide.
+    and from 1 up; `boxes` float64 (n, 4) as x0, y0, x1, y1, half-open in pixels from 0 (those a file gives, else those
+    of the masks); `classes`, `scores` float64 and `crowd` bool (n,) where known. `runs` are the masks, None where there
+    are only boxes. `categories` maps the class names of the whole data set to their numbers there, `pixel_size` is
+    (y, x) in micrometres, `image_id` a data set's number of the image, `file_name` its file where the format says it;
+    `notes` tell what a reader had to decide.
 
     Raises `FormatError` where these contradict each other.
     """
@@ -161,11 +162,11 @@ class ObjectSet:
         """Draw one object: its mask in its own box, bool (y, x), and the (row, column) of that box in the image."""
         if self.runs is None:
             raise FormatError(f"image {self.name!r}: its objects are boxes without masks")
-        x0, y0, x1, y1 = (int(v) for v in self.boxes[index])
-        _check_pixels(
-            (y1 - y0) * (x1 - x0), f"image {self.name!r}, object {self.ids[index]}: a box of {y1 - y0} x {x1 - x0} px"
-        )
         starts, ends = self.runs.of(index)
+        own = Runs(starts, ends, np.zeros(len(starts), np.int64))
+        x0, y0, x1, y1 = (int(v) for v in own.boxes(1, self.size[0])[0])
+        height, width = y1 - y0, x1 - x0
+        _check_pixels(height * width, f"image {self.name!r}, object {self.ids[index]}: a box of {height} x {width} px")
         return drawn(starts, ends, (x0, y0, x1, y1), self.size[0]), (y0, x0)
 
     def instances(self) -> Instances:
@@ -173,7 +174,8 @@ class ObjectSet:
         names = list(self.categories) or sorted(set(self.classes or ()))
         numbers = [names.index(c) if c in names else 0 for c in self.classes or [""] * len(self)]
         scores = np.ones(len(self)) if self.scores is None else self.scores
-        boxes = Boxes(self.boxes.astype(np.float32), scores.astype(np.float32), np.array(numbers, np.int32))
+        xyxy = self.boxes if self.runs is None else self.runs.boxes(len(self), self.size[0])
+        boxes = Boxes(xyxy.astype(np.float32), scores.astype(np.float32), np.array(numbers, np.int32))
         return Instances(boxes, tuple(self.mask(i)[0] for i in range(len(self))))
 
     def take(self, keep: Sequence[int] | np.ndarray) -> ObjectSet:
