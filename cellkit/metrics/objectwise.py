@@ -231,8 +231,8 @@ def instances(counts: Mapping[str, Counts], settings: Settings) -> Report:
     scores["other_pooling"] = {name: value for name, value in other.items() if not name.endswith("dsb2018")}
     rule = (
         "accuracy TP / (TP + FP + FN), averaged over the IoU thresholds 0.50, 0.55 ... 0.95; objects are matched one "
-        "to one, IoU at least the threshold, as by StarDist (matching) and Cellpose (average_precision); an image without "
-        f"objects on both sides {EMPTY_TEXT[settings.empty]} where images are averaged"
+        "to one, IoU at least the threshold, as by StarDist (matching) and Cellpose (average_precision); an image "
+        f"without objects on both sides {EMPTY_TEXT[settings.empty]} where images are averaged"
     )
     rules = _INSTANCE_RULES | {"split, merged, missed, extra": faults.RULES[rule_of_faults]}
     value = chosen["mean_ap"]
