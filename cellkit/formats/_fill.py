@@ -16,19 +16,24 @@ _MOST_CROSSINGS = 2**26
 
 
 def fill(
-    objects: Sequence[Sequence[Sequence[np.ndarray]]], size: tuple[int, int], names: Sequence[str], image: str = ""
+    objects: Sequence[Sequence[Sequence[np.ndarray]]],
+    size: tuple[int, int],
+    names: Sequence[str],
+    image: str = "",
+    *,
+    even_odd: bool = False,
 ) -> Runs:
     """Return the pixels of each object, given as polygons of rings of points (k, 2) x, y: outer ring, then holes.
 
-    What lies outside the image of `size` is cut off. `names` say in messages which object it is. Raises `FormatError`
-    for a ring that crosses itself or a hole outside its polygon, where pixels show it, and for a polygon of absurd
-    length.
+    What lies outside the image of `size` is cut off. `names` say in messages which object it is. With `even_odd`, rings
+    come in any order and may cross: inside is what an odd number of them surrounds. Raises `FormatError` for a ring
+    that else crosses itself or a hole outside its polygon, where pixels show it, and for a polygon of absurd length.
     """
     parts = [(owner, rings, _crossings(rings, size[1])) for owner, polygons in enumerate(objects) for rings in polygons]
     for owner, _, crossings in parts:
         if crossings > _MOST_CROSSINGS:
             raise FormatError(f"{image}{names[owner]}: the polygon is too long: it crosses {crossings:.3g} columns")
-    found = [_filled(chunk, size, names, image) for chunk in _chunks(parts)]
+    found = [_filled(chunk, size, names if not even_odd else None, image) for chunk in _chunks(parts)]
     empty = np.zeros(0, np.int64)
     return merged(*(np.concatenate([f[i] for f in found] or [empty]) for i in range(3)))
 
@@ -66,7 +71,7 @@ def _crossings(rings: Sequence[np.ndarray], width: int) -> int:
 
 
 def _filled(
-    parts: list[_Part], size: tuple[int, int], names: Sequence[str], image: str
+    parts: list[_Part], size: tuple[int, int], names: Sequence[str] | None, image: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width = size
     rings = [ring for _, polygon, _ in parts for ring in polygon]
@@ -97,12 +102,14 @@ def _filled(
     # Only what is left where all crossings of one pixel edge are counted shows in pixels.
     done = np.append(key[1:] != key[:-1], np.ones(min(1, len(key)), bool))
     key, depth = key[done], depth[done]
+    if names is None:  # even and odd alone count
+        depth = depth % 2
     wrong = np.flatnonzero((depth != 0) & (depth != 1))
     if len(wrong):
         owner = parts[int(key[wrong[0]] // (height + 1) // width)][0]
         raise FormatError(
-            f"{image}{names[owner]}: the polygon crosses itself, or a hole lies outside it; wanted simple rings, "
-            "the outer one first, then holes inside it"
+            f"{image}{names[owner] if names else ''}: the polygon crosses itself, or a hole lies outside it; "
+            "wanted simple rings, the outer one first, then holes inside it"
         )
     before = np.append(0, depth[:-1]) if len(depth) else depth
     opens, closes = (depth == 1) & (before == 0), (depth == 0) & (before == 1)

@@ -11,7 +11,7 @@ from cellkit.core.errors import FormatError
 
 __all__ = ["FAR", "count", "dumps", "entry", "listed", "number", "numbers", "parse", "pixel_size", "sides", "whole"]
 
-FAR = 2.0**31
+FAR = 2.0**33
 """Coordinates beyond are taken for damage."""
 
 

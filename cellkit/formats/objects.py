@@ -51,6 +51,9 @@ class ObjectSet:
     def __post_init__(self) -> None:
         check_size(self.size, self.name)
         n = len(self.ids)
+        if self.runs is None and not n:  # no objects have masks as much as boxes
+            empty = np.zeros(0, np.int64)
+            object.__setattr__(self, "runs", Runs(empty, empty, empty))
         shapes = {"ids": self.ids.shape == (n,), "boxes": self.boxes.shape == (n, 4)}
         shapes["classes"] = self.classes is None or len(self.classes) == n
         shapes["scores"] = self.scores is None or self.scores.shape == (n,)

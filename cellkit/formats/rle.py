@@ -17,7 +17,7 @@ import numpy as np
 from cellkit.core.errors import FormatError
 from cellkit.formats._runs import paint, runs_of, stable_order
 
-__all__ = ["decode", "decode_labels", "encode_labels", "encode_mask"]
+__all__ = ["decode", "decode_labels", "decode_runs", "encode_labels", "encode_mask"]
 
 _MAX_DIGITS = 18  # what int64 surely holds
 
@@ -110,6 +110,13 @@ def _four_digits() -> np.ndarray:
     places = np.array([1000, 100, 10, 1])
     zeros = (numbers // places % 10 + ord("0")).astype(np.uint8)
     return np.concatenate([np.where(numbers >= places, zeros, 0).astype(np.uint8), zeros]).view(np.uint32).ravel()
+
+
+def decode_runs(
+    texts: Sequence[str], shape: tuple[int, int], *, name: str = ""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return start, end (half-open, 0-based) and the index of its text for every run, refusing what `decode` does."""
+    return _parse(texts, shape, name)
 
 
 def _where(name: str, owner: int | None = None, pair: int | None = None) -> str:
