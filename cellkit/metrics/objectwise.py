@@ -218,17 +218,16 @@ def instances(counts: Mapping[str, Counts], settings: Settings) -> Report:
     ]
     every = found.total
     pooling = settings.pooling or "set"
-    means, spans = found.means, found.mean_intervals
-    chosen = {name: found.chosen(pooling, name) for name in found.pooled if name != "dsb2018"}
+    chosen = {n: found.chosen("images" if n in _IMAGE_MEANS else pooling, n) for n in found.pooled}
     scores: dict[str, Any] = {name: value[0] for name, value in chosen.items()}
-    intervals = {name: value[1:] for name, value in chosen.items()} | {"dsb2018": spans["dsb2018"]}
-    scores["dsb2018"] = means["dsb2018"]
+    intervals = {name: value[1:] for name, value in chosen.items()}
     scores |= {"truth_objects": every.matched.truths, "predicted_objects": every.matched.preds}
     scores |= {fault: getattr(getattr(every, rule_of_faults), fault) for fault in _FAULTS}
-    other = {name: value for name, value in found.scores()[0].items() if name.startswith("image_mean")}
-    if pooling == "images":
-        other = {name: value for name, value in found.scores()[0].items() if name.startswith("pooled")}
-    scores["other_pooling"] = {name: value for name, value in other.items() if not name.endswith("dsb2018")}
+    scores["other_pooling"] = {
+        f"pooled_{name}" if pooling == "images" or name in _IMAGE_MEANS else f"image_mean_{name}": value
+        for name, value in (found.pooled if pooling == "images" else found.means | _only_pooled(found.pooled)).items()
+        if name != "dsb2018"
+    }
     rule = (
         "accuracy TP / (TP + FP + FN), averaged over the IoU thresholds 0.50, 0.55 ... 0.95; objects are matched one "
         "to one, IoU at least the threshold, as by StarDist (matching) and Cellpose (average_precision); an image "
@@ -239,6 +238,12 @@ def instances(counts: Mapping[str, Counts], settings: Settings) -> Report:
     return Report(*value, rule, POOLING_TEXT[pooling], every.both_empty, scores, tuple(rows), intervals, rules)
 
 
+def _only_pooled(pooled: Mapping[str, float]) -> dict[str, float]:
+    return {name: pooled[name] for name in _IMAGE_MEANS}
+
+
+_IMAGE_MEANS = ("aji", "aji_cellpose", "dsb2018")
+"""Scores whose references average images: they do so under either pooling."""
 _FAULTS = ("split", "merged", "missed", "extra")
 _INSTANCE_RULES = {
     "mean_ap": "see the rule; Cellpose's name for StarDist's accuracy",
@@ -246,8 +251,9 @@ _INSTANCE_RULES = {
     "threshold; matching_pq is the IoU of matched pairs, summed, over TP + FP / 2 + FN / 2",
     "pq, sq, rq": "Kirillov et al. 2019, one class: IoU strictly above 0.5; pq = sq x rq",
     "aji": "Kumar et al. 2017: sum of intersections over sum of unions, each true object with the predicted one of "
-    "highest IoU, plus the areas of what is left on either side",
-    "aji_cellpose": "Cellpose: objects assigned one to one; sum of intersections over the union of both foregrounds",
+    "highest IoU, plus the areas of what is left on either side; always the mean of images, pooled in the JSON",
+    "aji_cellpose": "Cellpose: objects assigned one to one; sum of intersections over the union of both foregrounds; "
+    "always the mean of images",
     "dsb2018": "Data Science Bowl 2018: IoU strictly above ten thresholds; always the mean of images",
 }
 
