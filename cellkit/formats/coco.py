@@ -18,14 +18,24 @@ import numpy as np
 
 from cellkit.core.errors import FormatError
 from cellkit.formats import _json
+from cellkit.formats._json import dumps
 from cellkit.formats._runs import runs_of
 from cellkit.formats._segmentation import Named, masks_of
 from cellkit.formats.coco_rle import MAX_COUNT, encode_runs
-from cellkit.formats.objects import ObjectSet, Runs, check_size
+from cellkit.formats.objects import UNNAMED, ObjectSet, Runs, check_size, named
 
-__all__ = ["Numbering", "decode_dataset", "decode_results", "encode_dataset", "encode_results", "entries", "is_results"]
-
-_UNNAMED = "object"
+__all__ = [
+    "Numbering",
+    "decode_dataset",
+    "decode_results",
+    "document",
+    "dumps",
+    "encode_dataset",
+    "encode_results",
+    "entries",
+    "results_document",
+    "stem",
+]
 
 
 @dataclass
@@ -49,7 +59,7 @@ class Numbering:
 
     def category(self, name: str, known: Mapping[str, int]) -> int:
         """Return the number of a class."""
-        name = name or _UNNAMED
+        name = name or UNNAMED
         if name not in self.categories:
             taken = set(self.categories.values())
             number = known.get(name) or (int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else 0)
@@ -75,7 +85,7 @@ def entries(objects: ObjectSet, numbering: Numbering, *, results: bool = False) 
         image["pixel_size_um"] = list(objects.pixel_size)
     for name in objects.categories:
         numbering.category(name, objects.categories)
-    lines = (_json.dumps(a) for a in _annotations(objects, numbering, number, results))
+    lines = (dumps(a) for a in _annotations(objects, numbering, number, results))
     return image, lines
 
 
@@ -86,7 +96,7 @@ def encode_dataset(sets: Iterable[ObjectSet]) -> str:
     annotations: list[str] = []
     for objects in sets:
         image, lines = entries(objects, numbering)
-        images.append(_json.dumps(image))
+        images.append(dumps(image))
         annotations.extend(lines)
     return "".join(document(images, annotations, numbering))
 
@@ -106,7 +116,7 @@ def document(images: Iterable[str], annotations: Iterable[str], numbering: Numbe
     yield from _joined(annotations)
     named = sorted((number, name) for name, number in numbering.categories.items())
     yield '],\n"categories":['
-    yield from _joined(_json.dumps({"id": number, "name": name, "supercategory": ""}) for number, name in named)
+    yield from _joined(dumps({"id": number, "name": name, "supercategory": ""}) for number, name in named)
     yield "]}\n"
 
 
@@ -165,11 +175,6 @@ def _cropped(objects: ObjectSet, index: int) -> dict[str, Any]:
 def _short(value: float) -> float | int:
     """Return whole numbers without their fraction."""
     return int(value) if value == int(value) else value
-
-
-def is_results(value: Any) -> bool:
-    """Tell whether a parsed JSON document looks like COCO results: a list of objects with an `image_id`."""
-    return isinstance(value, list) and all(isinstance(v, dict) and "image_id" in v for v in value[:1])
 
 
 def decode_dataset(text: str | bytes, name: str = "COCO JSON") -> list[ObjectSet]:
@@ -290,7 +295,7 @@ def _filled(image: ObjectSet, lines: list[Named], names: Mapping[int, str], name
         ids=ids,
         boxes=boxes,
         runs=runs,
-        classes=tuple(classes),
+        classes=named(classes),
         scores=_scores(lines),
         crowd=crowd if crowd.any() else None,
         notes=notes,

@@ -16,7 +16,7 @@ import numpy as np
 
 from cellkit.core.errors import FormatError
 from cellkit.formats import _json
-from cellkit.formats.objects import ObjectSet
+from cellkit.formats.objects import ObjectSet, named
 from cellkit.formats.outlines import Polygon, of_outlines, outlines
 
 __all__ = ["decode", "encode"]
@@ -62,7 +62,7 @@ def decode(text: str | bytes, *, size: tuple[int, int] | None = None, name: str 
     ids, notes = _ids([r[3] for r in read])
     return made.with_(
         ids=ids,
-        classes=tuple(c or "" for c in classes) if any(c is not None for c in classes) else None,
+        classes=named([c or "" for c in classes]),
         scores=_scores([r[2] for r in read], name),
         pixel_size=_json.pixel_size(head.get("pixel_size_um"), f"image {name!r}: cellkit.pixel_size_um"),
         notes=notes,

@@ -19,7 +19,7 @@ from cellkit.formats import _json
 from cellkit.formats._fill import fill
 from cellkit.formats._roi import Roi, read_roi, write_roi
 from cellkit.formats._runs import Runs, merged
-from cellkit.formats.objects import ObjectSet
+from cellkit.formats.objects import ObjectSet, named
 from cellkit.formats.outlines import outlines
 
 __all__ = ["decode", "encode"]
@@ -78,7 +78,7 @@ def decode(data: bytes, *, size: tuple[int, int] | None = None, name: str = "") 
     classes = [roi.properties.get("class") for _, roi in rois]
     return made.with_(
         ids=ids,
-        classes=tuple(c or "" for c in classes) if any(c is not None for c in classes) else None,
+        classes=named([c or "" for c in classes]),
         scores=_scores(rois),
         pixel_size=_json.pixel_size(head.get("pixel_size_um"), f"{where}, pixel_size_um"),
         notes=notes,

@@ -11,10 +11,13 @@ from cellkit.core.errors import FormatError
 from cellkit.core.kinds import Boxes, Instances
 from cellkit.formats._runs import Runs, clash, drawn, merged, paint, runs_of, stable_order
 
-__all__ = ["MAX_PIXELS", "ObjectSet", "Runs", "check_size"]
+__all__ = ["MAX_PIXELS", "UNNAMED", "ObjectSet", "Runs", "check_size", "named"]
 
 MAX_PIXELS = 2**31
 """Most pixels of an image, or of one object's box, that are drawn."""
+
+UNNAMED = "object"
+"""The class of objects of which none is known, where a format needs one."""
 
 _MAX_SIDE = 2**31 - 1
 _MAX_ID = 2**31 - 1
@@ -192,6 +195,11 @@ class ObjectSet:
             scores=None if self.scores is None else self.scores[at],
             crowd=None if self.crowd is None else self.crowd[at],
         )
+
+
+def named(classes: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the classes of an image's objects, or None where none has a name."""
+    return None if set(classes) <= {UNNAMED, ""} else tuple(classes)
 
 
 def check_size(size: tuple[int, int], name: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cellkit.core.errors import FormatError
 from cellkit.formats.coco import stem
-from cellkit.formats.objects import ObjectSet
+from cellkit.formats.objects import UNNAMED, ObjectSet, named
 
 __all__ = ["decode", "encode"]
 
@@ -31,7 +31,7 @@ def encode(objects: ObjectSet) -> str:
         "  <segmented>0</segmented>",
     ]
     for i, (x0, y0, x1, y1) in enumerate(objects.boxes.tolist()):
-        name = objects.classes[i] if objects.classes is not None and objects.classes[i] else "object"
+        name = objects.classes[i] if objects.classes is not None and objects.classes[i] else UNNAMED
         values = (x0 + 1, y0 + 1, x1, y1)
         corners = "".join(f"<{tag}>{_number(v)}</{tag}>" for tag, v in zip(_CORNERS, values, strict=True))
         score = f"<score>{float(objects.scores[i])!r}</score>" if objects.scores is not None else ""
@@ -67,7 +67,7 @@ def decode(data: str | bytes, *, name: str = "") -> ObjectSet:
         raise FormatError(f"{where}, object {scores.index(None) + 1}: has no <score>, others have")
     made = ObjectSet.of_boxes(np.array(boxes).reshape(-1, 4), size, name)
     given = np.array(scores, np.float64) if scores and scores[0] is not None else None
-    return made.with_(classes=tuple(classes), scores=given, file_name=file_name)
+    return made.with_(classes=named(classes), scores=given, file_name=file_name)
 
 
 def _box(element: Element, where: str) -> list[float]:

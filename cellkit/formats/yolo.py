@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cellkit.core.errors import FormatError
-from cellkit.formats.objects import ObjectSet
+from cellkit.formats.objects import ObjectSet, named
 
 __all__ = ["decode", "encode"]
 
@@ -59,7 +59,7 @@ def decode(text: str, size: tuple[int, int], *, names: Sequence[str] = (), name:
         scores.append(values[5] if len(values) > 5 else None)
     made = ObjectSet.of_boxes(np.round(np.array(boxes).reshape(-1, 4), _DECIMALS), size, name)
     return made.with_(
-        classes=tuple(classes),
+        classes=named(classes),
         scores=np.array(scores, np.float64) if scores and scores[0] is not None else None,
         categories={label: i + 1 for i, label in enumerate(names)},
     )
