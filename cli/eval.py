@@ -103,13 +103,13 @@ def eval_command(ctx: click.Context, **given: Any) -> None:
         pairs = None
     else:
         result, pairs = _scored(options, groups)
-    show(result)
     if options.json_file is not None:
         write_json(options.json_file, result)
     if options.csv_file is not None:
         write_csv(options.csv_file, result)
     if options.html_file is not None and pairs is not None:
         write_text(options.html_file, _page(options, result, pairs))
+    show(result)
     ctx.exit(1 if result.failed else 0)
 
 

@@ -122,6 +122,7 @@ def glas(counts: Mapping[str, gland.Counts], settings: Settings) -> Report:
         for i, (name, one) in enumerate(counts.items())
     ]
     top = {name: found.chosen(settings.pooling, name)[0] for name in _GLAS}
+    top["object_hausdorff_infinite_images"] = found.total.one_sided
     scores, intervals = found.scores()
     every = found.total
     intervals |= {name: found.chosen(settings.pooling, name)[1:] for name in _GLAS}
@@ -129,7 +130,6 @@ def glas(counts: Mapping[str, gland.Counts], settings: Settings) -> Report:
         "truth_objects": every.truths,
         "predicted_objects": every.preds,
         "hits": every.hits,
-        "images_with_infinite_hausdorff": every.one_sided,
     }
     rule = (
         f"object F1 ({variant}), 2 TP / (2 TP + FP + FN): a predicted object is a hit where it shares strictly more "
@@ -149,7 +149,7 @@ _GLAS = {
     "other side it shares most pixels with (0 without any), weighted by area",
     "object_hausdorff": "half the sum, over both sides, of the mean Hausdorff distance in px, over all pixels, of each "
     "object to its partner, or without overlap to the object at the smallest distance, weighted by area; infinite as "
-    "soon as one image has objects on one side only",
+    "soon as one image has objects on one side only (object_hausdorff_infinite_images of them)",
 }
 
 

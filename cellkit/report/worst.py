@@ -40,6 +40,7 @@ _PIXELS: dict[str, tuple[tuple[int, int, int], str]] = {
     "confused": ((255, 233, 0), "foreground on both sides, of different classes"),
 }
 _FILL = 0.6
+_SHRUNK = 700
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def worst_page(cases: Sequence[Case], *, title: str, headline: str, rule: str, b
     count = f"{len(cases)} image{'s' if len(cases) != 1 else ''}, worst first · {headline}"
     return _PAGE.format(
         title=escape(title), css=CSS + _CSS, script=SCRIPT, facts=escape(count), rule=escape(rule),
-        legend=legend, rules=escape(faults.RULES["majority"]) if by == "objects" else "", film=film,
+        legend=legend, rules=f"Colours: {escape(faults.RULES['majority'])}." if by == "objects" else "", film=film,
         cards="".join(sections) or "<p>No image has a score.</p>",
     )  # fmt: skip
 
@@ -191,9 +192,17 @@ def _small(labels: np.ndarray) -> np.ndarray:
 
 
 def _outlined(base: np.ndarray, labels: np.ndarray, kind: type) -> np.ndarray:
-    picture = base.copy()
-    draw(picture, labels.astype(kind), palette_for(base))
-    return picture
+    lines = np.zeros_like(base)
+    draw(lines, labels.astype(kind), palette_for(base))
+    lines = _thick(lines)
+    return np.where(lines.any(axis=2, keepdims=True), lines, base)
+
+
+def _thick(lines: np.ndarray) -> np.ndarray:
+    """Return lines on black, uint8, wider where the picture is shown smaller than it is."""
+    import cv2
+
+    return cv2.dilate(lines, np.ones((3, 3), np.uint8)) if max(lines.shape) >= _SHRUNK else lines
 
 
 def _filled(base: np.ndarray, codes: np.ndarray, truth: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -203,8 +212,7 @@ def _filled(base: np.ndarray, codes: np.ndarray, truth: np.ndarray, colors: np.n
     for code, color in enumerate(colors, 1):
         at = codes == code
         picture[at] = ((1 - _FILL) * picture[at] + _FILL * color.astype(np.float64)).astype(np.uint8)
-    line = edges(truth.astype(np.int64))
-    picture[line] = 255
+    picture[_thick(edges(truth).view(np.uint8)) > 0] = 255
     return picture
 
 
