@@ -62,14 +62,15 @@ def decode_labels(
     The object at position i becomes label i + 1, or ``ids[i]``. `name` says in messages which image it is. Raises
     `FormatError` for counts that are damaged or do not fill `size`, and for objects that share a pixel.
     """
-    from cellkit.formats.objects import ObjectSet
+    from cellkit.formats.objects import MAX_PIXELS, ObjectSet
 
     numbers = np.arange(1, len(texts) + 1) if ids is None else np.asarray(ids)
     where = [f"image {name!r}, object {i}" for i in range(1, len(texts) + 1)] if name else ()
     runs = decode_runs(texts, size, names=where)
     order = np.argsort(runs.starts, kind="stable")
     starts, ends, owner = runs.starts[order], runs.ends[order], runs.owner[order]
-    if (ends[:-1] > starts[1:]).any() or numbers.shape != (len(texts),) or (len(numbers) and numbers.min() < 1):
+    drawable = size[0] * size[1] <= MAX_PIXELS and numbers.shape == (len(texts),) and (numbers > 0).all()
+    if not drawable or (ends[:-1] > starts[1:]).any():
         return ObjectSet.of_runs(runs, size, numbers, name).labels()  # which says what is wrong
     return paint(starts, ends, numbers.astype(np.int32)[owner], size)
 
