@@ -6,6 +6,9 @@ import numpy as np
 
 __all__ = ["best_pairs", "spread"]
 
+# Larger tables of one part are solved sparse.
+_DENSE = 1 << 16
+
 
 def best_pairs(rows: np.ndarray, columns: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """Choose pairs, each row and each column at most once, so that the sum of their gains is largest.
@@ -16,29 +19,83 @@ def best_pairs(rows: np.ndarray, columns: np.ndarray, gain: np.ndarray) -> np.nd
     problems", Computing 38 (1987), as in scipy.
     """
     chosen = np.zeros(len(rows), bool)
-    if not len(rows):
-        return chosen
-    alone = (np.bincount(rows)[rows] == 1) & (np.bincount(columns)[columns] == 1)
-    chosen[alone] = True
-    open_pairs = np.flatnonzero(~alone)
-    if not len(open_pairs):
-        return chosen
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-
-    row_ids, row = np.unique(rows[open_pairs], return_inverse=True)
-    column_ids, column = np.unique(columns[open_pairs], return_inverse=True)
-    # Every row may also stay alone, in a column of its own. Zeros would count as no pair: the cost of that is not 0.
-    most = float(gain[open_pairs].max()) + 1.0
-    own = np.arange(len(row_ids))
-    cost = np.concatenate([most - gain[open_pairs], np.full(len(own), most)])
-    at = np.concatenate([row, own]), np.concatenate([column, len(column_ids) + own])
-    shape = (len(row_ids), len(column_ids) + len(row_ids))
-    matched_rows, matched = min_weight_full_bipartite_matching(coo_array((cost, at), shape=shape).tocsr())
-    partner = np.empty(len(row_ids), np.intp)
-    partner[matched_rows] = matched
-    chosen[open_pairs] = partner[row] == column
+    left = np.arange(len(rows))
+    while len(left):
+        row, column, value = rows[left], columns[left], gain[left]
+        # A pair worth more than the best that its row and its column could have instead is in every best choice.
+        sure = value > _second(row, value) + _second(column, value)
+        if not sure.any():
+            break
+        chosen[left[sure]] = True
+        left = left[~(_among(row, row[sure]) | _among(column, column[sure]))]
+    for part in _components(rows[left], columns[left]):
+        at = left[part]
+        chosen[at[_solved(rows[at], columns[at], gain[at])]] = True
     return chosen
+
+
+def _second(who: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return, for each pair, the highest `value` among the other pairs of the same `who`; 0 where there is none."""
+    order = np.lexsort((-value, who))
+    first = np.ones(len(who), bool)
+    first[1:] = who[order][1:] != who[order][:-1]
+    starts = np.flatnonzero(first)
+    top = value[order][starts]
+    second = np.zeros(len(starts))
+    more = np.diff(np.append(starts, len(who))) > 1
+    second[more] = value[order][starts[more] + 1]
+    group = np.cumsum(first) - 1
+    other = np.where(first, second[group], top[group])
+    result = np.empty(len(who))
+    result[order] = other
+    return result
+
+
+def _among(values: np.ndarray, some: np.ndarray) -> np.ndarray:
+    there = np.zeros(int(values.max()) + 1, bool)
+    there[some] = True
+    return there[values]
+
+
+def _components(rows: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
+    """Return the pairs of each part of the graph that no pair connects to another, as places."""
+    if not len(rows):
+        return []
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first = int(rows.max()) + 1
+    size = first + int(columns.max()) + 1
+    graph = coo_array((np.ones(len(rows), bool), (rows, first + columns)), shape=(size, size))
+    part = connected_components(graph, directed=False)[1][rows]
+    order = np.argsort(part, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(part[order])) + 1)
+
+
+def _solved(rows: np.ndarray, columns: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Return the best choice among the pairs of one part, bool (k,)."""
+    row_ids, row = np.unique(rows, return_inverse=True)
+    column_ids, column = np.unique(columns, return_inverse=True)
+    partner = np.full(len(row_ids), -1, np.intp)
+    if len(row_ids) * len(column_ids) <= _DENSE:
+        from scipy.optimize import linear_sum_assignment
+
+        table = np.zeros((len(row_ids), len(column_ids)))
+        table[row, column] = gain
+        matched_rows, matched = linear_sum_assignment(table, maximize=True)
+    else:
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+        # Every row may also stay alone, in a column of its own. A cost of 0 would mean that there is no such pair.
+        most = float(gain.max()) + 1.0
+        own = np.arange(len(row_ids))
+        cost = np.concatenate([most - gain, np.full(len(own), most)])
+        at = np.concatenate([row, own]), np.concatenate([column, len(column_ids) + own])
+        shape = (len(row_ids), len(column_ids) + len(row_ids))
+        matched_rows, matched = min_weight_full_bipartite_matching(coo_array((cost, at), shape=shape).tocsr())
+    partner[matched_rows] = matched
+    return partner[row] == column
 
 
 def spread(rows: np.ndarray, columns: np.ndarray, weight: np.ndarray) -> np.ndarray:
