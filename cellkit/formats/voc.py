@@ -75,7 +75,7 @@ def _box(element: Element, where: str) -> list[float]:
     if found is None:
         raise FormatError(f"{where}: no <bndbox>")
     x0, y0, x1, y1 = (_value(found.findtext(tag), f"{where}, <{tag}>") for tag in _CORNERS)
-    if x1 < x0 or y1 < y0:
+    if x1 <= x0 - 1 or y1 <= y0 - 1:
         raise FormatError(f"{where}: the box ends before it begins: x {x0:g} to {x1:g}, y {y0:g} to {y1:g}")
     return [x0 - 1, y0 - 1, x1, y1]
 
