@@ -77,6 +77,7 @@ def _solved(rows: np.ndarray, columns: np.ndarray, gain: np.ndarray) -> np.ndarr
     row_ids, row = np.unique(rows, return_inverse=True)
     column_ids, column = np.unique(columns, return_inverse=True)
     partner = np.full(len(row_ids), -1, np.intp)
+    matched_rows: np.ndarray
     if len(row_ids) * len(column_ids) <= _DENSE:
         from scipy.optimize import linear_sum_assignment
 
