@@ -78,6 +78,7 @@ def _solved(rows: np.ndarray, columns: np.ndarray, gain: np.ndarray) -> np.ndarr
     column_ids, column = np.unique(columns, return_inverse=True)
     partner = np.full(len(row_ids), -1, np.intp)
     matched_rows: np.ndarray
+    matched: np.ndarray
     if len(row_ids) * len(column_ids) <= _DENSE:
         from scipy.optimize import linear_sum_assignment
 
