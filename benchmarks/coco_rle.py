@@ -27,25 +27,26 @@ def decode_each(texts: list[bytes], size: tuple[int, int], ids: np.ndarray) -> n
     return labels
 
 
+def measure(side: int, count: int) -> None:
+    """Measure and print one size."""
+    labels = nuclei(side, count)
+    size = labels.shape
+    ids, texts = encode_labels(labels)
+    theirs = encode_each(labels, ids)
+    same = [text.encode() for text in texts] == theirs
+    same &= np.array_equal(decode_labels(texts, size, ids=ids), labels)
+    same &= np.array_equal(decode_each(theirs, size, ids), labels)
+    print(f"{side} x {side} px, {len(ids)} objects; equal: {same}")
+    ours, other = best(lambda: encode_labels(labels), 10), best(lambda: encode_each(labels, ids), 1)
+    print(f"encode  cellkit {ours:8.1f} ms   pycocotools {other:9.1f} ms   ratio {other / ours:7.1f}")
+    ours, other = best(lambda: decode_labels(texts, size, ids=ids), 10), best(lambda: decode_each(theirs, size, ids), 1)
+    print(f"decode  cellkit {ours:8.1f} ms   pycocotools {other:9.1f} ms   ratio {other / ours:7.1f}")
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure an image of usual size and a large one."""
     for side, count in ((1024, 850), (2048, 3400)):
-        labels = nuclei(side, count)
-        ids, texts = encode_labels(labels)
-        theirs = encode_each(labels, ids)
-        same = [text.encode() for text in texts] == theirs
-        same &= np.array_equal(decode_labels(texts, labels.shape, ids=ids), labels)
-        same &= np.array_equal(decode_each(theirs, labels.shape, ids), labels)
-        print(f"{side} x {side} px, {len(ids)} objects; equal: {same}")
-        times = {
-            "encode": (best(lambda: encode_labels(labels), 10), best(lambda: encode_each(labels, ids), 1)),
-            "decode": (
-                best(lambda: decode_labels(texts, labels.shape, ids=ids), 10),
-                best(lambda: decode_each(theirs, labels.shape, ids), 1),
-            ),
-        }
-        for what, (ours, other) in times.items():
-            print(f"{what}  cellkit {ours:8.1f} ms   pycocotools {other:9.1f} ms   ratio {other / ours:7.1f}")
+        measure(side, count)
 
 
 if __name__ == "__main__":

@@ -183,6 +183,16 @@ def test_a_run_writes_them_and_can_be_converted(tmp_path):
     assert "2 images" in convert(out, tmp_path / "again.json").output
 
 
+def test_objects_without_a_pixel_are_told_of(folder):
+    points = [[1.6, 1.6], [1.9, 1.6], [1.9, 1.9], [1.6, 1.6]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [points]}, "properties": {}}
+    (folder / "a1.geojson").write_text(json.dumps([feature]))
+    done = convert(folder / "a1.geojson", folder / "a1.zip", "--images", folder / "images")
+    assert "1 objects without a pixel" in done.stderr
+    (found,) = read_objects(folder / "a1.zip")
+    assert len(found) == 0
+
+
 @pytest.mark.parametrize("output", ["rle", "coco", "geojson", "rois"])
 def test_check_wants_objects_for_them(output):
     recipe, faults = parse(f"cellkit: 1\nname: t\nsteps: [grayscale]\noutputs: [{output}]\n")

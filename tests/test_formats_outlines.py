@@ -166,6 +166,17 @@ def test_fuzzed_geojson_is_refused_or_read_within_the_image(value, place):
     assert found.areas.sum() <= 25 * len(found) or place == "size"
 
 
+def test_size_is_checked_before_memory_is_taken():
+    text = polygon([[1, 1], *([4, 1], [4, "x" * 100_000]), *[[4, 4]] * 50_000, [1, 1]])
+    with pytest.raises(FormatError, match="wanted a list of lists of 2 numbers, got list of 50004"):
+        geojson.decode(text, size=(5, 5))
+    zigzag = [[x, y] for y in range(60) for x in (0, 10**5)]
+    with pytest.raises(FormatError, match="feature 1: the polygon is too long"):
+        geojson.decode(polygon([*zigzag, zigzag[0]]), size=(10, 10**5))
+    with pytest.raises(FormatError, match="more than any image has"):
+        geojson.decode(polygon(SQUARE), size=(2**30, 2**30))
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.floats(-5, 15), st.floats(-5, 15)), min_size=3, max_size=8))
 def test_any_polygon_is_filled_by_pixel_centres_or_refused(points):

@@ -16,8 +16,8 @@ __all__ = ["rasterise"]
 
 _SCALE = 5.0
 _AT_ONCE = 2**21
-_MOST_POINTS = 2**26
-_MOST_IN_ALL = 2**30
+_MOST_POINTS = 2**22
+_MOST_IN_ALL = 2**28
 
 
 def rasterise(polygons: Sequence[np.ndarray], owner: np.ndarray, size: tuple[int, int], names: Sequence[str]) -> Runs:

@@ -12,7 +12,8 @@ from cellkit.formats._runs import Runs, merged
 __all__ = ["fill"]
 
 _AT_ONCE = 2**21
-_MOST_CROSSINGS = 2**26
+_MOST_CROSSINGS = 2**22
+_MOST_IN_ALL = 2**28
 
 
 def fill(
@@ -33,6 +34,8 @@ def fill(
     for owner, _, crossings in parts:
         if crossings > _MOST_CROSSINGS:
             raise FormatError(f"{image}{names[owner]}: the polygon is too long: it crosses {crossings:.3g} columns")
+    if sum(part[2] for part in parts) > _MOST_IN_ALL:
+        raise FormatError(f"{image}all polygons together are too long to be of one image")
     found = [_filled(chunk, size, names if not even_odd else None, image) for chunk in _chunks(parts)]
     empty = np.zeros(0, np.int64)
     return merged(*(np.concatenate([f[i] for f in found] or [empty]) for i in range(3)))

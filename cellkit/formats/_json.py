@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,11 @@ def numbers(value: Any, where: str, columns: int | None = None) -> np.ndarray:
     listed(value, where)
     if not value:
         return np.zeros((0,) if columns is None else (0, columns))
-    try:
-        array = np.array(value)
-    except (ValueError, OverflowError):
-        array = np.array(None)
+    # Looked at before numpy sees them: it would pad a text among numbers to the length of all.
+    flat = value if columns is None else list(chain.from_iterable(v if isinstance(v, list) else [v] for v in value))
+    plain = set(map(type, flat)) <= {int, float}
+    even = columns is None or len({len(v) if isinstance(v, list) else -1 for v in value}) == 1
+    array = np.array(value if plain and even else None)
     if array.dtype.kind not in "iuf" or array.ndim != (1 if columns is None else 2):
         shape = "numbers" if columns is None else f"lists of {columns} numbers"
         raise FormatError(f"{where}: wanted a list of {shape}, got {_shown(value)}")
@@ -116,5 +118,7 @@ def pixel_size(value: Any, where: str) -> tuple[float, float] | None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, (list, dict, str)) and len(value) > 40:
+        return f"{type(value).__name__} of {len(value)}"
     text = repr(value)[:60]
     return text if len(text) < 60 else f"{text} ..."

@@ -24,7 +24,7 @@ _POLYGON, _RECT, _OVAL, _FREEHAND, _TRACED = 0, 1, 2, 7, 8
 _OTHERS = {3: "line", 4: "freehand line", 5: "segmented line", 6: "empty", 9: "angle", 10: "point"}
 _SUBPIXEL = 128
 _MOVE, _LINE, _CLOSE = 0, 1, 4
-_MOST_POINTS = 2**24
+_MOST_POINTS = 2**22
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cellkit.core.errors import FormatError
+
 __all__ = ["Runs", "clash", "drawn", "merged", "paint", "runs_of", "stable_order"]
+
+_MOST = 2**62
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,8 @@ def merged(starts: np.ndarray, ends: np.ndarray, owner: np.ndarray) -> Runs:
     # Every object is moved behind the one before it, so that one running maximum serves all.
     span = int(ends.max()) + 1
     rank = np.cumsum(np.append(0, owner[1:] != owner[:-1]))
+    if (int(rank[-1]) + 1) * span > _MOST:
+        raise FormatError(f"{int(rank[-1]) + 1} objects in an image of {span} pixels or more are too many")
     reached = np.maximum.accumulate(ends + rank * span)
     opens = np.append(True, starts[1:] + rank[1:] * span > reached[:-1])
     closes = np.append(opens[1:], True)

@@ -26,7 +26,7 @@ __all__ = ["decode", "encode"]
 
 _MOST_ROIS = 2**22
 _MOST_BYTES = 2**30
-_MOST_OF_ONE = 2**27
+_MOST_OF_ONE = 2**25
 _PLAIN_BYTES = 2**24
 _MOST_RATIO = 200
 

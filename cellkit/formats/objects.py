@@ -20,6 +20,7 @@ UNNAMED = "object"
 """The class of objects of which none is known, where a format needs one."""
 
 _MAX_SIDE = 2**31 - 1
+_MOST_IN_FILE = 2**40  # pixels that are numbered: a slide of a million by a million
 _MAX_ID = 2**31 - 1
 
 
@@ -207,6 +208,8 @@ def check_size(size: tuple[int, int], name: str) -> None:
     height, width = size
     if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
         raise FormatError(f"image {name!r}: wanted a height and a width of 1 to {_MAX_SIDE} px, got {height} x {width}")
+    if height * width > _MOST_IN_FILE:
+        raise FormatError(f"image {name!r}: {height} x {width} px are more than any image has; is the file damaged?")
 
 
 def _check_pixels(pixels: int, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,13 +120,15 @@ def infer_format(path: str | Path, *, to_write: bool = False) -> str:
 def read_objects(path: str | Path, form: str | None = None, *, images: Images | None = None) -> Iterator[ObjectSet]:
     """Yield the objects of every image in a file or folder, image by image.
 
-    `path` may be the output of a run, of which the labels are read. `form` is a name in `FORMATS`, else it is inferred.
-    `images` gives the sizes where the format lacks them. Raises `UsageError`, `ReadError` and `FormatError`, which name
-    the file.
+    `path` may be the output of a run, of which the labels are read, else its COCO data set. `form` is a name in
+    `FORMATS`, else it is inferred. `images` gives the sizes where the format lacks them. Raises `UsageError`,
+    `ReadError` and `FormatError`, which name the file.
     """
     path = Path(path)
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
+    if form is None and (path / "run.json").is_file() and not (path / "labels").is_dir():
+        path = path / "coco.json" if (path / "coco.json").is_file() else path
     form = form or infer_format(path)
     if form not in FORMATS:
         raise UsageError(f"no format is called {form!r} {suggest(form, FORMATS)}".strip())
@@ -161,7 +164,7 @@ def _of_json(path: Path) -> str:
     """Tell GeoJSON, a data set and results apart by what the file begins with, or else by all of it."""
     with _opening(path), path.open("rb") as stream:
         head = stream.read(_HEAD).lstrip().decode("utf-8", "replace")
-    if '"FeatureCollection"' in head or '"Feature"' in head or path.suffix.lower() == ".geojson":
+    if re.search(r'"type"\s*:\s*"Feature(Collection)?"', head) or path.suffix.lower() == ".geojson":
         return "geojson"
     return "coco-results" if head.startswith("[") else "coco"
 
@@ -262,7 +265,7 @@ def _files(path: Path, form: str) -> list[tuple[str, Path]]:
         if (path / "labels").is_dir():
             path = path / "labels"
         elif (path / "run.json").is_file():
-            raise UsageError(f"{path}: the output of a run without labels; run again with --outputs labels")
+            raise UsageError(f"{path}: the output of a run without labels; run again with --outputs labels or coco")
         return [(source.name, source.paths[0]) for source in find([path])]
     from cellkit.io.naming import natural
 

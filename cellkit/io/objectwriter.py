@@ -37,6 +37,7 @@ class Losses:
         self.form = FORMATS[form]
         self.counts: dict[str, int] = {}
         self.notes: dict[str, int] = {}
+        self.without_pixels = 0
 
     def add(self, objects: ObjectSet) -> None:
         """Count what is lost of one image."""
@@ -58,6 +59,8 @@ class Losses:
     def lines(self) -> list[str]:
         """Return what was lost, and what the reader had to decide, as sentences."""
         lost = [_LOST[what].format(n=n) for what, n in self.counts.items()]
+        if self.without_pixels:
+            lost.append(f"{self.without_pixels:,} objects without a pixel (too small, or outside their image)")
         noted = [f"{note} ({n:,} image{'s' if n != 1 else ''})" for note, n in self.notes.items()]
         return [f"dropped, as {self.form.meaning} cannot hold it: {text}" for text in lost] + noted
 
@@ -72,12 +75,24 @@ def write_objects(
     """
     path = Path(path)
     losses = Losses(form)
+    if "masks" in FORMATS[form].holds and form not in ("coco", "coco-results", "geojson"):
+        sets = _with_pixels(sets, losses)
     if not FORMATS[form].whole_set:
         return _write_each(path, sets, form, losses), losses
     _make(path.parent)
     if form == "rle":
         return _write_rle(path, sets, losses, scratch), losses
     return _write_coco(path, sets, form == "coco-results", losses, scratch), losses
+
+
+def _with_pixels(sets: Iterable[ObjectSet], losses: Losses) -> Iterator[ObjectSet]:
+    """Leave out objects that are smaller than a pixel, or lie outside their image."""
+    for objects in sets:
+        there = np.ones(len(objects), bool) if objects.runs is None else objects.areas > 0
+        if not there.all():
+            losses.without_pixels += int((~there).sum())
+            objects = objects.take(np.flatnonzero(there))
+        yield objects
 
 
 def image_suffix(form: str) -> str:
