@@ -33,6 +33,7 @@ setup(
     package_data={"cellkit": ["py.typed", "recipes/*.yaml"]},
     install_requires=[
         "click>=8.1",
+        "faster-coco-eval>=1.8",
         "imagecodecs>=2023.3.16",
         "numba>=0.59",
         "numpy>=1.26",
@@ -55,7 +56,10 @@ setup(
             "psutil>=5.9",
             "pycocotools>=2.0.7",
             "pytest>=8.0",
+            "roifile>=2024.1.10",
             "ruff>=0.9",
+        "scikit-learn>=1.3",
+            "shapely>=2.0",
             "types-PyYAML",
         ],
     },

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .eval_output import Result, show, write_csv, write_json, write_text
+
 if TYPE_CHECKING:
-    from cellkit.metrics import Protocol, Report
+    from cellkit.metrics import Protocol
+
+    from .eval_sides import Pairs
 
 _PATH = click.Path(exists=True, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_LAYERS = {"dsb2018": ("labels",), "pixel": ("labels", "mask"), "semantic": ("classes", "labels")}
-_SHOWN = 10
-_WORST = 5
+_PROTOCOLS = ("dsb2018", "pixel", "semantic", "glas", "instances", "coco")
 
 
 @dataclass(frozen=True)
@@ -26,143 +27,159 @@ class _Options:
     pred: Path
     protocol: str
     empty: Any
+    pooling: Any
+    variant: str | None
+    iou_type: Any
+    score_threshold: float
+    images: Path | None
+    groups_file: Path | None
+    group_column: str | None
     allow_missing: bool
     json_file: Path | None
     csv_file: Path | None
-
-
-@dataclass(frozen=True)
-class _Result:
-    """A report, and the images that are not in it."""
-
-    protocol: Protocol
-    report: Report
-    failed: Mapping[str, str]
-    without_prediction: Sequence[str]
-    without_truth: Sequence[str]
+    worst: int | None
+    html_file: Path | None
 
 
 @click.command("eval", short_help="Score predictions against the truth.")
 @click.argument("truth", type=_PATH)
 @click.argument("pred", type=_PATH)
 @click.option(
-    "--as", "protocol", type=click.Choice(list(_LAYERS)), required=True,
+    "--as", "protocol", type=click.Choice(_PROTOCOLS), required=True,
     help="dsb2018: objects, score of the Data Science Bowl 2018. pixel: Dice of the foreground, values above 0. "
-    "semantic: mean IoU, values are classes.",
+    "semantic: mean IoU, values are classes. glas: object F1, Dice and Hausdorff distance of the GlaS challenge. "
+    "instances: every object score (mean AP, precision, recall, F1, PQ, AJI, split and merged objects). "
+    "coco: AP and AR of boxes or masks with scores.",
 )  # fmt: skip
 @click.option(
     "--empty", type=click.Choice(["one", "skip", "zero"]), default="one", show_default=True,
     help="How an image counts that holds nothing in truth and prediction: as 1, not at all, or as 0.",
 )  # fmt: skip
+@click.option(
+    "--pooling", type=click.Choice(["set", "images"]),
+    help="Whether the counts of all images are pooled first, or the scores of images averaged. By default `set`, for "
+    "dsb2018 always `images`; the other one is in the JSON.",
+)  # fmt: skip
+@click.option(
+    "--variant", metavar="NAME",
+    help="glas: v6 (default) or older, which differ in what is a false negative. instances: how split and merged "
+    "objects are told, majority (default) or caicedo.",
+)  # fmt: skip
+@click.option("--iou-type", type=click.Choice(["bbox", "segm"]), default="bbox", show_default=True, help="coco only.")
+@click.option("--score-threshold", type=float, default=0.5, show_default=True, help="coco only: score of the F1.")
+@click.option("--images", type=_PATH, metavar="DIR", help="The images themselves: sizes for RLE, pictures for --html.")
+@click.option(
+    "--groups", "groups_file", type=_PATH, metavar="FILE.csv",
+    help="Draw intervals over groups of images (slide, plate, patient): a table whose first column names the image.",
+)  # fmt: skip
+@click.option("--group-column", metavar="NAME", help="The column of --groups that holds the group.")
 @click.option("--allow-missing", is_flag=True, help="Leave out images that only one side has, and say how many.")
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write every number, rule and image as JSON.")
 @click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="Write one row per image.")
+@click.option("--worst", type=click.IntRange(1), metavar="N", help="How many of the worst images --html shows (12).")
+@click.option("--html", "html_file", type=_FILE, metavar="FILE", help="Write a page that shows the worst images.")
 @click.pass_context
 def eval_command(ctx: click.Context, **given: Any) -> None:
-    """Score the label images of PRED against those of TRUTH.
+    """Score the objects, foreground or classes of PRED against those of TRUTH.
 
-    TRUTH and PRED are folders of label images, matched by file name without its suffix; either may be the output
-    folder of `cellkit run`. Two single files are compared whatever their names.
+    TRUTH and PRED are folders of label images, matched by file name without its suffix, output folders of `cellkit
+    run`, tables of run-length codes (CSV with ImageId and EncodedPixels) or COCO JSON. Two single images are compared
+    whatever their names.
 
     Exit code 0: all scored; 1: some images failed and are left out; 2: images without partner, or wrong usage.
 
     \b
     Example:
       cellkit eval dsb2018/labels out --as dsb2018 --json score.json
+      cellkit eval dsb2018/labels out --as instances --worst 10 --html worst.html
     """
-    from cellkit.metrics import PROTOCOLS
-
     options = _Options(**given)
-    pairs, without_prediction, without_truth = _pairs(options)
-    protocol = PROTOCOLS[options.protocol]
-    counts, failed = _count(protocol, pairs)
-    report = protocol.report(counts, options.empty)
-    result = _Result(protocol, report, failed, without_prediction, without_truth)
-    _print(result)
+    groups = _groups(options)
+    if options.protocol == "coco":
+        from .eval_coco import evaluated
+
+        _refuse_for_coco(options)
+        result = evaluated(options.truth, options.pred, options.iou_type, options.score_threshold, groups)
+        pairs = None
+    else:
+        result, pairs = _scored(options, groups)
     if options.json_file is not None:
-        _write_json(options.json_file, result, options)
+        write_json(options.json_file, result)
     if options.csv_file is not None:
-        _write_csv(options.csv_file, result)
-    ctx.exit(1 if failed else 0)
+        write_csv(options.csv_file, result)
+    if options.html_file is not None and pairs is not None:
+        write_text(options.html_file, _page(options, result, pairs))
+    show(result)
+    ctx.exit(1 if result.failed else 0)
 
 
-def _pairs(options: _Options) -> tuple[dict[str, tuple[Path, Path]], list[str], list[str]]:
-    """Return the files of truth and prediction by stem, and the stems that only the one or the other side has."""
+def _groups(options: _Options) -> dict[str, str] | None:
     from cellkit.core import UsageError
 
-    if options.truth.is_file() and options.pred.is_file():
-        return {options.truth.name: (options.truth, options.pred)}, [], []
-    for path, side in ((options.truth, "TRUTH"), (options.pred, "PRED")):
-        if path.is_file():
-            raise UsageError(f"{side} {path} is a file but the other side is a folder; give two folders or two files")
-    truth, pred = (_layer_folder(path, options.protocol) for path in (options.truth, options.pred))
-    truths, preds = _by_stem(truth), _by_stem(pred)
-    both = {stem: (path, preds[stem]) for stem, path in truths.items() if stem in preds}
-    without_prediction = [stem for stem in truths if stem not in preds]
-    without_truth = [stem for stem in preds if stem not in truths]
-    if not both:
-        raise UsageError(
-            f"no file of {truth} has a partner of the same name in {pred} "
-            f"(for instance {next(iter(truths))!r} and {next(iter(preds))!r})"
-        )
-    if (without_prediction or without_truth) and not options.allow_missing:
-        parts = []
-        if without_prediction:
-            parts.append(f"in {truth} but not in {pred}: {_some(without_prediction)}")
-        if without_truth:
-            parts.append(f"in {pred} but not in {truth}: {_some(without_truth)}")
-        raise UsageError("\n  ".join(["images without partner (--allow-missing leaves them out)", *parts]))
-    return both, without_prediction, without_truth
+    if (options.groups_file is None) != (options.group_column is None):
+        raise UsageError("--groups and --group-column belong together: a table, and the column that holds the group")
+    if options.worst is not None and options.html_file is None:
+        raise UsageError("--worst needs --html FILE, the page that shows them")
+    if options.groups_file is None or options.group_column is None:
+        return None
+    from .eval_sides import read_groups
+
+    return read_groups(options.groups_file, options.group_column)
 
 
-def _layer_folder(path: Path, protocol: str) -> Path:
-    """Return the folder of label images that `path` is, or, for the output of a run, holds."""
+def _refuse_for_coco(options: _Options) -> None:
     from cellkit.core import UsageError
 
-    held = [path / layer for layer in _LAYERS[protocol] if (path / layer).is_dir()]
-    if held:
-        return held[0]
-    if (path / "run.json").is_file():
-        wanted = " or ".join(_LAYERS[protocol])
-        raise UsageError(
-            f"{path}: the output of a run without {wanted}; run again with --outputs {_LAYERS[protocol][0]}"
-        )
-    return path
+    wrong = {"--pooling": options.pooling, "--variant": options.variant, "--html": options.html_file}
+    for name, value in wrong.items():
+        if value is not None:
+            raise UsageError(f"{name} is not for --as coco")
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    from cellkit.io import find
+def _scored(options: _Options, groups: dict[str, str] | None) -> tuple[Result, Pairs]:
+    from cellkit.metrics import PROTOCOLS, Settings
 
-    return {source.name: source.paths[0] for source in find([folder])}
+    from .eval_sides import paired
+
+    protocol = PROTOCOLS[options.protocol]
+    settings = Settings(options.empty, options.pooling, options.variant, groups)
+    protocol.report({}, settings)  # a wrong variant or pooling is told before anything is read
+    pairs = paired(options.truth, options.pred, options.protocol, options.images, options.allow_missing)
+    settings.units(list(pairs.names))
+    counts, failed = _count(protocol, pairs)
+    report = protocol.report(counts, settings)
+    method = "percentile bootstrap of images"
+    if groups is not None:
+        units = len({groups[name] for name in counts})
+        method = f"percentile bootstrap of {units:,} groups ({options.group_column})"
+    chosen = options.variant or next(iter(protocol.variants), None)
+    given = {"empty": options.empty, **({"variant": chosen} if chosen else {})}
+    given |= {"truth": str(options.truth), "pred": str(options.pred)}
+    result = Result(
+        protocol.name, protocol.headline, report, method, given, failed, pairs.without_prediction, pairs.without_truth
+    )
+    return result, pairs
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return f"{len(names):,} ({', '.join(names[:_SHOWN])}{more})"
-
-
-def _count(protocol: Protocol, pairs: Mapping[str, tuple[Path, Path]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Count every pair, several at once; return the counts, and the reason of each pair that failed, by stem."""
+def _count(protocol: Protocol, pairs: Pairs) -> tuple[dict[str, Any], dict[str, str]]:
+    """Count every pair, several at once; return the counts, and the reason of each pair that failed, by name."""
     import os
     from concurrent.futures import ThreadPoolExecutor
 
     from cellkit.core import CellkitError, KindError
-    from cellkit.io import read_labels
 
-    def count(pair: tuple[Path, Path]) -> Any:
-        truth, pred = pair
+    def count(name: str) -> Any:
         try:
-            arrays = read_labels(truth), read_labels(pred)
-            return protocol.count(*arrays)
+            return protocol.count(*pairs.read(name))
         except KindError as error:
-            return f"{pred} against {truth}: {error}"
+            return f"{pairs.pred.where} against {pairs.truth.where}: {error}"
         except CellkitError as error:
             return str(error)
 
     counts: dict[str, Any] = {}
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for name, found in zip(pairs, _shown(pool.map(count, pairs.values()), len(pairs)), strict=True):
+        for name, found in zip(pairs.names, _shown(pool.map(count, pairs.names), len(pairs.names)), strict=True):
             (failed if isinstance(found, str) else counts)[name] = found
     return counts, failed
 
@@ -178,96 +195,27 @@ def _shown(results: Iterable[Any], total: int) -> Iterable[Any]:
     return track(results, "scoring", total=total, console=console, transient=True)
 
 
-def _print(result: _Result) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def _page(options: _Options, result: Result, pairs: Pairs) -> str:
+    """Return the page of the worst images."""
+    from cellkit.core import CellkitError
+    from cellkit.io import read
+    from cellkit.report.worst import Case, worst_page
 
-    report, console = result.report, Console()
-    for name, reason in result.failed.items():
-        click.echo(f"failed: {name}: {reason}", err=True)
-    interval = "" if math.isnan(report.low) else f"  95 % interval {report.low:.4f} to {report.high:.4f}"
-    console.print(f"[bold]{result.protocol.headline}  [green]{_text(report.value)}[/][/]{interval}")
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_row("images", f"{len(report.per_image):,}")
-    table.add_row("empty on both sides", f"{report.empty_images:,}")
-    left_out = {
-        "failed, left out": result.failed,
-        "without prediction, left out": result.without_prediction,
-        "without truth, left out": result.without_truth,
-    }
-    for reason, names in left_out.items():
-        if names:
-            table.add_row(f"[yellow]{reason}[/]", f"[yellow]{len(names):,}[/]")
-    for name, value in report.scores.items():
-        if isinstance(value, (int, float)):
-            table.add_row(name.replace("_", " "), _text(value))
-    for name, value in report.scores.get("per_class", {}).items():
-        table.add_row(f"class {name}", f"IoU {_text(value['iou'])}, Dice {_text(value['dice'])}")
-    worst = sorted((row for row in report.per_image if row["value"] < 1), key=lambda row: row["value"])[:_WORST]
-    for i, row in enumerate(worst if len(report.per_image) > 1 else []):
-        table.add_row("" if i else "worst images", f"{_text(row['value'])} {escape(row['image'])}")
-    console.print(table)
-    console.print(f"[dim]Pooling: {report.pooling}. Rule: {report.rule}.[/]", highlight=False)
-
-
-def _text(value: float) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "none" if math.isnan(value) else f"{value:.4f}"
-
-
-def _write_json(path: Path, result: _Result, options: _Options) -> None:
-    import json
-
-    report = result.report
-    document = {
-        "value": report.value,
-        "score": result.protocol.name,
-        "headline": result.protocol.headline,
-        "rule": report.rule,
-        "pooling": report.pooling,
-        "empty": options.empty,
-        "interval": {"low": report.low, "high": report.high, "level": 0.95, "method": "percentile bootstrap of images"},
-        "images": len(report.per_image),
-        "empty_images": report.empty_images,
-        "scores": report.scores,
-        "failed": [{"image": name, "reason": reason} for name, reason in result.failed.items()],
-        "without_prediction": list(result.without_prediction),
-        "without_truth": list(result.without_truth),
-        "truth": str(options.truth),
-        "pred": str(options.pred),
-        "per_image": report.per_image,
-    }
-    _write(path, json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    """Return `value` with None for every NaN, which JSON has no word for."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write_csv(path: Path, result: _Result) -> None:
-    import csv
-    import io
-
-    rows = [_without_nan(row) for row in result.report.per_image]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["image", "value"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str) -> None:
-    from cellkit.io import atomic
-
-    with atomic(path) as temporary:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
+    rows = [row for row in result.report.per_image if row["value"] == row["value"]]
+    rows = sorted(rows, key=lambda row: row["value"])[: options.worst or 12]
+    cases = []
+    for row in rows:
+        name = row["image"]
+        truth, pred = pairs.read(name)
+        picture, note = None, ""
+        if name in pairs.images:
+            try:
+                picture = read(pairs.images[name])["raw"]
+            except CellkitError as error:
+                note = str(error)
+        cases.append(Case(name, row["value"], truth, pred, picture, note))
+    by_class = options.protocol in ("pixel", "semantic")
+    return worst_page(
+        cases, title=f"Worst images: {options.protocol}", headline=result.headline, rule=result.report.rule,
+        by="classes" if options.protocol == "semantic" else "foreground" if by_class else "objects",
+    )  # fmt: skip

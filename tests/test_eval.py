@@ -13,7 +13,8 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
-from cellkit.metrics import instance, pixel
+from cellkit.formats.rle import encode_labels
+from cellkit.metrics import aji, gland, instance, matching, pixel
 from cellkit_cli.eval import eval_command
 
 
@@ -189,3 +190,139 @@ def test_real_nuclei_eroded_by_one_pixel(data_folder, tmp_path):
     found = document(tmp_path, truth, pred, "--as", "dsb2018")
     assert found["value"] == pytest.approx(np.mean(values))
     assert 0.3 < found["value"] < 1
+
+
+def test_instances_prints_every_object_score_with_its_rule(folders, tmp_path):
+    found = document(tmp_path, *folders, "--as", "instances")
+    counts = sum((matching.count(TRUTH[n], PRED[n]) for n in "bc"), matching.count(TRUTH["a"], PRED["a"]))
+    assert found["value"] == found["scores"]["mean_ap"] == pytest.approx(matching.score(counts))
+    assert found["scores"]["f1_at_0.75"] == pytest.approx(matching.f1(counts)[5])
+    assert found["scores"]["aji"] == pytest.approx(np.mean([aji.score(aji.count(TRUTH[n], PRED[n])) for n in "abc"]))
+    assert found["scores"]["dsb2018"] == pytest.approx((1 + 0.2 + 1) / 3)
+    assert (found["scores"]["split"], found["scores"]["missed"], found["pooling"]) == (0, 0, "all images pooled")
+    assert "IoU at least the threshold" in found["rule"]
+    assert "Kirillov" in found["rules"]["pq, sq, rq"]
+    assert "more than half" in found["rules"]["split, merged, missed, extra"]
+    span = found["intervals"]["precision_at_0.50"]
+    assert span["low"] <= found["scores"]["precision_at_0.50"] <= span["high"]
+    means = document(tmp_path, *folders, "--as", "instances", "--pooling", "images", "--variant", "caicedo")
+    assert means["value"] == pytest.approx(np.mean([matching.score(matching.count(TRUTH[n], PRED[n])) for n in "abc"]))
+    assert means["scores"]["other_pooling"]["pooled_mean_ap"] == pytest.approx(found["value"])
+    assert "IoU is above 0.1" in means["rules"]["split, merged, missed, extra"]
+
+
+def test_glas_has_its_three_scores_at_the_top(folders, tmp_path):
+    found = document(tmp_path, *folders, "--as", "glas")
+    counts = sum((gland.count(TRUTH[n], PRED[n]) for n in TRUTH), gland.Counts())
+    assert found["value"] == found["object_f1"] == pytest.approx(gland.object_f1(counts))
+    assert found["object_dice"] == pytest.approx(gland.object_dice(counts))
+    assert found["object_hausdorff"] == pytest.approx(gland.object_hausdorff(counts))
+    assert (found["variant"], found["pooling"]) == ("v6", "all images pooled")
+    assert found["object_hausdorff_infinite_images"] == 0
+    tifffile.imwrite(folders[1] / "labels" / "a.tif", TRUTH["a"] * 0)
+    found = document(tmp_path, *folders, "--as", "glas", "--variant", "older", "--pooling", "images")
+    assert (found["object_hausdorff"], found["object_hausdorff_infinite_images"]) == (None, 1)
+    assert found["scores"]["pooled_object_hausdorff_where_finite"] == 4
+    assert (found["variant"], found["pooling"]) == ("older", "mean of images")
+    assert "infinite" in evaluate(*folders, "--as", "glas")
+
+
+def test_what_does_not_go_together_is_told_before_anything_is_read(folders, tmp_path):
+    assert "by definition the mean of images" in evaluate(*folders, "--as", "dsb2018", "--pooling", "set", code=2)
+    assert "has v6 and older, not 'v5'" in evaluate(*folders, "--as", "glas", "--variant", "v5", code=2)
+    assert "has no variants" in evaluate(*folders, "--as", "pixel", "--variant", "v6", code=2)
+    assert "--worst needs --html" in evaluate(*folders, "--as", "pixel", "--worst", 3, code=2)
+    assert "belong together" in evaluate(*folders, "--as", "pixel", "--groups", folders[0] / "a.png", code=2)
+
+
+def test_intervals_over_groups_of_images(tmp_path):
+    for side in ("truth", "pred"):
+        (tmp_path / side).mkdir()
+    lines = ["stem,slide"]
+    for i in range(24):
+        truth = np.kron(np.arange(1, 17, dtype=np.uint16).reshape(4, 4), np.ones((4, 4), np.uint16))
+        pred = truth.copy()
+        pred[: 4 * (i // 6)] = 0  # the images of one slide are alike
+        Image.fromarray(truth).save(tmp_path / "truth" / f"{i}.png")
+        Image.fromarray(pred).save(tmp_path / "pred" / f"{i}.png")
+        lines.append(f"{i}.png,slide{i // 6}")
+    table = tmp_path / "groups.csv"
+    table.write_text("\n".join(lines), encoding="utf-8")
+    sides = (tmp_path / "truth", tmp_path / "pred", "--as", "instances")
+    groups = ("--groups", table, "--group-column", "slide")
+    alone, grouped = document(tmp_path, *sides), document(tmp_path, *sides, *groups)
+    assert alone["value"] == grouped["value"]
+    assert "4 groups (slide)" in grouped["interval"]["method"]
+    width = {name: one["interval"]["high"] - one["interval"]["low"] for name, one in (("a", alone), ("g", grouped))}
+    assert width["g"] > 1.5 * width["a"]
+    assert "did you mean 'slide'" in evaluate(*sides, "--groups", table, "--group-column", "slid", code=2)
+    table.write_text("\n".join(lines[:-1]), encoding="utf-8")
+    assert "1 images have no group, the first '23'" in evaluate(*sides, *groups, code=2)
+
+
+def rle_csv(path, sides):
+    rows = ["ImageId,EncodedPixels"]
+    for name, labels in sides.items():
+        rows += [f"{name},{text}" for text in encode_labels(labels)[1]] or [f"{name},"]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def test_run_length_codes_as_truth_and_prediction(folders, tmp_path):
+    truth, pred = rle_csv(tmp_path / "truth.csv", TRUTH), rle_csv(tmp_path / "pred.csv", PRED)
+    wanted = document(tmp_path, *folders, "--as", "instances")
+    for pair in ((truth, folders[1]), (folders[0], pred)):
+        assert document(tmp_path, *pair, "--as", "instances")["per_image"] == wanted["per_image"]
+    found = document(tmp_path, truth, pred, "--as", "instances", "--images", folders[0])
+    assert found["per_image"] == wanted["per_image"]
+    text = evaluate(truth, pred, "--as", "instances", code=1)
+    assert "give --images DIR" in text
+    assert "objects have no pixel classes" in evaluate(truth, folders[1], "--as", "semantic", code=2)
+    pred.write_text("ImageId,EncodedPixels\na,1 2 3\nb,\nc,\n", encoding="utf-8")
+    found = document(tmp_path, folders[0], pred, "--as", "dsb2018", code=1)
+    assert "no length" in found["failed"][0]["reason"]
+    pred.write_text("name,area\na,1\n", encoding="utf-8")
+    assert "wanted the columns ImageId" in evaluate(folders[0], pred, "--as", "dsb2018", code=2)
+
+
+def test_the_codes_of_a_run_without_label_images(folders, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}", encoding="utf-8")
+    lines = [f"{n},{folders[0] / n}.png,done,1,{a.shape[0]},{a.shape[1]}" for n, a in PRED.items()]
+    (run / "images.csv").write_text("\n".join(["image,source,status,objects,height,width", *lines]), encoding="utf-8")
+    rle_csv(run / "rle.csv", {"a": PRED["a"], "b": PRED["b"]})  # a table has no row for an image without objects
+    assert document(tmp_path, folders[0], run, "--as", "dsb2018")["value"] == pytest.approx((1 + 0.2 + 1) / 3)
+
+
+def coco_json(path, sides):
+    from cellkit.formats.coco import encode_dataset
+    from cellkit.formats.objects import ObjectSet
+
+    sets = [ObjectSet.of_labels(labels, name=name) for name, labels in sides.items()]
+    path.write_text(encode_dataset(sets), encoding="utf-8")
+    return path
+
+
+def test_coco_masks_as_labels(folders, tmp_path):
+    truth, pred = coco_json(tmp_path / "truth.json", TRUTH), coco_json(tmp_path / "pred.json", PRED)
+    wanted = document(tmp_path, *folders, "--as", "instances")["per_image"]
+    assert document(tmp_path, truth, pred, "--as", "instances")["per_image"] == wanted
+    assert document(tmp_path, truth, folders[1], "--as", "instances")["per_image"] == wanted
+
+
+def test_coco_average_precision(tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    truth, pred = coco_json(tmp_path / "truth.json", TRUTH), tmp_path / "pred.json"
+    given = json.loads(truth.read_text(encoding="utf-8"))
+    results = [{k: one[k] for k in ("image_id", "category_id", "bbox", "segmentation")} for one in given["annotations"]]
+    pred.write_text(json.dumps(results), encoding="utf-8")
+    assert "objects without scores have no AP" in evaluate(truth, pred, "--as", "coco", code=2)
+    pred.write_text(json.dumps([one | {"score": 0.9} for one in results]), encoding="utf-8")
+    for iou_type in ("bbox", "segm"):
+        found = document(tmp_path, truth, pred, "--as", "coco", "--iou-type", iou_type, "--csv", tmp_path / "rows.csv")
+        assert (found["value"], found["scores"]["AP_75"], found["scores"]["f1"]) == (1, 1, 1)
+        assert found["iou_type"] == iou_type
+    assert document(tmp_path, truth, pred, "--as", "coco", "--score-threshold", 0.95)["scores"]["recall"] == 0
+    assert "compares COCO JSON files" in evaluate(truth, tmp_path, "--as", "coco", code=2)
+    assert "is not for --as coco" in evaluate(truth, pred, "--as", "coco", "--variant", "v6", code=2)

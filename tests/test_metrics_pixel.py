@@ -156,3 +156,51 @@ def test_real_classes_score_one_against_themselves():
     )
     wanted = np.mean([np.sum((truth == c) & (pred == c)) / np.sum((truth == c) | (pred == c)) for c in range(3)])
     assert semantic.score(worse) == pytest.approx(wanted)
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@QUICK
+@given(class_pairs())
+def test_every_number_is_scikit_learns(pair):
+    reference = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    truth, pred = pair[0].ravel(), pair[1].ravel()
+    counts = semantic.count(*pair)
+    classes = list(counts.classes)
+    assert np.array_equal(counts.matrix, reference.confusion_matrix(truth, pred, labels=classes))
+    ours = (semantic.class_precision, semantic.class_recall, semantic.class_dice, semantic.class_iou)
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(
+        truth, pred, labels=classes, average=None, zero_division=0
+    )
+    iou = reference.jaccard_score(truth, pred, labels=classes, average=None, zero_division=0)
+    for function, wanted in zip(ours, (precision, recall, f1, iou), strict=True):
+        assert function(counts) == pytest.approx(wanted)
+    assert semantic.accuracy(counts) == pytest.approx(reference.accuracy_score(truth, pred))
+    binary = pixel.scores(pixel.count(*pair), "zero")
+    mask, found = truth > 0, pred > 0
+    for name, function in (
+        ("dice", reference.f1_score),
+        ("iou", reference.jaccard_score),
+        ("precision", reference.precision_score),
+        ("recall", reference.recall_score),
+    ):
+        assert binary[name] == pytest.approx(function(mask, found, zero_division=0)), name
+    assert binary["accuracy"] == pytest.approx(reference.accuracy_score(mask, found))
+
+
+def test_real_masks_against_scikit_learn(data_folder):
+    reference = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    import cv2
+
+    paths = sorted((data_folder / "bacteria" / "masks").glob("*"))[:3]
+    total = semantic.Confusion()
+    truths, preds = [], []
+    for path in paths:
+        truth = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        pred = cv2.erode(truth, np.ones((5, 5), np.uint8))
+        total = total + semantic.count(truth, pred)
+        truths.append(truth.ravel())
+        preds.append(pred.ravel())
+    truth, pred = np.concatenate(truths), np.concatenate(preds)
+    labels = list(total.classes)
+    assert semantic.score(total) == pytest.approx(reference.jaccard_score(truth, pred, labels=labels, average="macro"))
+    assert np.array_equal(total.matrix, reference.confusion_matrix(truth, pred, labels=labels))

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from cellkit.metrics import PROTOCOLS
+from cellkit.core import UsageError
+from cellkit.metrics import PROTOCOLS, Settings
 from cellkit.metrics.pooling import interval, mean_of_images, total
 
 
@@ -98,3 +99,73 @@ def test_the_order_of_images_changes_nothing():
     assert mean_of_images(values, 3, "one") == mean_of_images(sorted(values), 3, "one")
     assert total([(i,) for i in range(7)], ()) == tuple(range(7))
     assert total([], 0) == 0
+
+
+def test_images_of_one_group_are_drawn_together():
+    values = np.repeat([0.0, 1.0, 0.2, 0.8], 25)
+    rows = np.stack([values, np.ones(100)], axis=1)
+    groups = np.repeat(["a", "b", "c", "d"], 25).tolist()
+    alone = interval(rows, lambda s: s[0] / s[1])
+    together = interval(rows, lambda s: s[0] / s[1], groups=groups)
+    assert together[1] - together[0] > 3 * (alone[1] - alone[0])
+    assert together == (0.05, 0.95) or (together[0] < 0.15 and together[1] > 0.85)
+    same = interval(rows, lambda s: s[0] / s[1], groups=list(range(100)))
+    assert same == alone
+    assert all(map(math.isnan, interval(rows, lambda s: s[0] / s[1], groups=["a"] * 100)))
+
+
+def test_every_score_has_an_interval_that_holds_it():
+    rng = np.random.default_rng(0)
+    pairs = []
+    for _ in range(12):
+        truth = np.kron(rng.integers(0, 4, (6, 6)), np.ones((4, 4), int))
+        pairs.append((truth, np.where(rng.random(truth.shape) < 0.1, 0, truth)))
+    for name in PROTOCOLS:
+        found = report(name, pairs)
+        assert found.low <= found.value <= found.high
+        numbers = {**found.top, **found.scores}
+        for score, (low, high) in found.intervals.items():
+            if score in numbers:
+                assert low <= numbers[score] <= high, (name, score)
+        shares = [k for k, v in numbers.items() if isinstance(v, float) and "foreground" not in k]
+        missing = [k for k in shares if k not in found.intervals and k != "image_mean_iou"]
+        assert not missing, (name, missing)
+
+
+def test_a_group_for_every_image():
+    counts = {name: PROTOCOLS["pixel"].count(grid("01"), grid("01")) for name in ("plate1", "plate2")}
+    with pytest.raises(UsageError, match="1 images have no group, the first 'plate2'"):
+        PROTOCOLS["pixel"].report(counts, Settings(groups={"plate1": "a"}))
+
+
+def test_the_headline_can_be_pooled_or_a_mean_of_images():
+    small, large = (grid("10"), grid("10")), (grid("11110000"), grid("00001111"))
+    for name in ("pixel", "semantic", "glas", "instances"):
+        protocol = PROTOCOLS[name]
+        counts = {str(i): protocol.count(*pair) for i, pair in enumerate((small, large))}
+        means = protocol.report(counts, Settings(pooling="images"))
+        assert means.value == pytest.approx(0.5)
+        assert means.value == pytest.approx(np.mean([row["value"] for row in means.per_image]))
+        assert means.pooling == "mean of images"
+        assert protocol.report(counts).pooling != means.pooling
+    with pytest.raises(UsageError, match="by definition the mean of images"):
+        PROTOCOLS["dsb2018"].report({}, Settings(pooling="set"))
+
+
+def test_adding_an_empty_image_changes_only_the_documented_number():
+    pair, nothing = (grid("1122"), grid("1120")), (grid("0000"), grid("0000"))
+    for name in ("glas", "instances"):
+        one, two = report(name, [pair, pair]), report(name, [pair, pair, nothing])
+        assert (one.value, one.top) == (two.value, two.top)
+        assert (one.empty_images, two.empty_images) == (0, 1)
+        same = [k for k, v in one.scores.items() if isinstance(v, (int, float)) and not k.startswith("image_mean")]
+        means = ("dsb2018", "aji", "aji_cellpose")
+        assert all(one.scores[k] == pytest.approx(two.scores[k]) for k in same if k not in means)
+
+
+def test_classes_of_each_image_stand_in_its_row():
+    found = report("semantic", [(grid("0011"), grid("0111")), (grid("0022"), grid("0002"))])
+    row = found.per_image[0]
+    assert (row["pixels_0_as_1"], row["pixels_1_as_1"], row["pixels_2_as_2"]) == (1, 2, 0)
+    assert (row["precision_1"], row["recall_1"], row["recall_0"]) == pytest.approx((2 / 3, 1, 1 / 2))
+    assert found.intervals["per_class.1.iou"][0] <= found.scores["per_class"]["1"]["iou"]

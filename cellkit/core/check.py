@@ -15,8 +15,14 @@ from cellkit.core.stage import Argument, StageSpec
 
 __all__ = ["WRITERS", "BoundStep", "Plan", "bind", "check", "plan"]
 
-WRITERS: Mapping[str, tuple[str, ...]] = {"overlay": ("labels", "mask", "boxes", "instances")}
-"""Outputs that are drawn from layers instead of being one: name -> kinds, any of which they need."""
+WRITERS: Mapping[str, tuple[str, ...]] = {
+    "overlay": ("labels", "mask", "boxes", "instances"),
+    "rle": ("labels",),
+    "coco": ("instances", "labels", "boxes"),
+    "geojson": ("instances", "labels"),
+    "rois": ("instances", "labels"),
+}
+"""Outputs made from layers instead of being one: name -> kinds, any of which they need. A layer of that name wins."""
 
 _BY_NAME_ONLY = ("raw", "seeds")
 _LAYER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
@@ -380,7 +386,7 @@ def _output(
         scope.fault(
             f"{where}.out", f"layer {name!r} is {scope.layers[name]}; this step makes {kind}", "choose another name"
         )
-    elif name in WRITERS or name in ("images", "objects", "run"):
+    elif (name in WRITERS and name != spec.out) or name in ("images", "objects", "run"):
         scope.fault(f"{where}.out", f"{name!r} is the name of a run's own output", "choose another name")
     return name, kind
 
@@ -394,12 +400,12 @@ def _outputs(recipe: Recipe, scope: _Scope) -> tuple[str, ...]:
         return tuple(layers)[-1:] or ("image",)
     for name in recipe.outputs:
         where = f"outputs {name}"
-        if name in WRITERS:
+        if name in WRITERS and name not in scope.layers:
             needs = WRITERS[name]
             if not scope.unsure and not any(kind.name in needs for kind in layers.values()):
                 scope.fault(where, f"needs a layer of kind {' or '.join(needs)}, and none is made")
         elif name not in scope.layers and not scope.unsure:
             hint = suggest(name, [*scope.layers, *WRITERS])
-            fix = hint or f"layers made: {', '.join(scope.layers)}; drawn: {', '.join(WRITERS)}"
+            fix = hint or f"layers made: {', '.join(scope.layers)}; made of them: {', '.join(WRITERS)}"
             scope.fault(where, f"no step makes {name!r}", fix)
     return recipe.outputs

@@ -16,40 +16,55 @@ from cellkit.core.sample import Sample
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["counts", "encode", "layers_for", "table_outputs", "write_image_outputs"]
+    from cellkit.formats.objects import ObjectSet
+
+__all__ = ["counts", "encode", "layers_for", "makes_coco", "table_outputs", "write_image_outputs"]
 
 _PER_RUN = ("table", "boxes", "instances")
 
 
 def layers_for(plan: Plan) -> list[str]:
     """Return the layers that must be made so that every output can be written."""
-    names = [name for name in plan.outputs if name not in WRITERS]
+    names = [name for name in plan.outputs if not _is_made(plan, name)]
     for output in plan.outputs:
-        if output in WRITERS:
-            names += [name for name in _drawn(plan, output) if name not in names]
+        if _is_made(plan, output):
+            names += [name for name in _used(plan, output) if name not in names]
     counted = [n for n, k in plan.layers.items() if k.name == "labels" and n in plan.outputs]
     return list(dict.fromkeys([*names, *counted]))
 
 
 def table_outputs(plan: Plan) -> list[str]:
     """Return the outputs that become one table for the whole run."""
-    return [name for name in plan.outputs if name not in WRITERS and plan.layers[name].name in _PER_RUN]
+    return [
+        name for name in plan.outputs if (name == "rle" if _is_made(plan, name) else plan.layers[name].name in _PER_RUN)
+    ]
+
+
+def makes_coco(plan: Plan) -> bool:
+    """Tell whether the run ends with a COCO data set."""
+    return "coco" in plan.outputs and _is_made(plan, "coco")
 
 
 def write_image_outputs(plan: Plan, sample: Sample, folder: Path, scratch: Path) -> dict[str, int]:
     """Write the per-image outputs of `sample` into `folder`; return each file, relative to it, with its size."""
     files: dict[str, int] = {}
     for name in plan.outputs:
-        kind = None if name in WRITERS else plan.layers[name]
-        if kind is not None and kind.name in _PER_RUN:
+        made = _is_made(plan, name)
+        kind = None if made else plan.layers[name]
+        if (made and name in ("rle", "coco")) or (kind is not None and kind.name in _PER_RUN):
             continue
-        relative = f"{'overlays' if kind is None else name}/{sample.name}{_suffix(kind)}"
+        relative = f"{'overlays' if made and name == 'overlay' else name}/{sample.name}{_suffix(name, kind)}"
         path = folder / relative
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WriteError(f"{path.parent}: cannot be made: {error.strerror}") from error
-        _write(kind, path, _draw(plan, sample, name) if kind is None else sample[name], sample, scratch)
+        if made and name != "overlay":
+            from cellkit.io.objectwriter import write_image_objects
+
+            write_image_objects(path, _objects(plan, sample, name), name, scratch=scratch)
+        else:
+            _write(kind, path, _draw(plan, sample, name) if kind is None else sample[name], sample, scratch)
         files[relative] = path.stat().st_size
     return files
 
@@ -71,16 +86,21 @@ def counts(plan: Plan, sample: Sample) -> dict[str, int]:
 
 
 def encode(plan: Plan, sample: Sample) -> dict[str, bytes]:
-    """Return the rows of every table output of one image as Arrow streams."""
+    """Return the rows of every table output of one image as Arrow streams, and its part of a COCO data set."""
     import pyarrow as pa
 
     encoded = {}
     for name in table_outputs(plan):
-        table = pa.Table.from_pandas(_frame(sample[name]), preserve_index=False).replace_schema_metadata(None)
+        frame = _codes(plan, sample) if _is_made(plan, name) else _frame(sample[name])
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         encoded[name] = sink.getvalue().to_pybytes()
+    if makes_coco(plan):
+        from cellkit.formats.coco import encode_dataset
+
+        encoded["coco"] = encode_dataset([_objects(plan, sample, "coco")]).encode("utf-8")
     return encoded
 
 
@@ -101,7 +121,37 @@ def _frame(value: Any) -> pd.DataFrame:
     return pd.DataFrame({**columns, "score": value.scores, "class": value.classes})
 
 
-def _suffix(kind: Kind | None) -> str:
+def _codes(plan: Plan, sample: Sample) -> pd.DataFrame:
+    import pandas as pd
+
+    from cellkit.formats.rle import encode_labels
+
+    ids, texts = encode_labels(sample[_used(plan, "rle")[0]])
+    return pd.DataFrame({"label": ids, "EncodedPixels": pd.Series(texts, dtype=str)})
+
+
+def _objects(plan: Plan, sample: Sample, output: str) -> ObjectSet:
+    """Return the objects that an output is made of."""
+    from cellkit.formats.objects import ObjectSet
+
+    layer = sample.layer(_used(plan, output)[0])
+    if layer.kind.name == "labels":
+        made = ObjectSet.of_labels(layer.value, name=sample.name)
+    else:
+        made = ObjectSet.of_instances(layer.value, sample.shape, name=sample.name, names=layer.names)
+    return made.with_(pixel_size=sample.pixel_size)
+
+
+def _is_made(plan: Plan, output: str) -> bool:
+    """Tell whether an output is made of layers instead of being one."""
+    return output in WRITERS and output not in plan.layers
+
+
+def _suffix(output: str, kind: Kind | None) -> str:
+    if kind is None and output != "overlay":
+        from cellkit.io.objectwriter import image_suffix
+
+        return image_suffix(output)
     return ".png" if kind is None or kind.name in ("mask", "classes") else ".tif"
 
 
@@ -115,14 +165,14 @@ def _write(kind: Kind | None, path: Path, value: np.ndarray, sample: Sample, scr
     writers.get(kind.name, io.write_prob)(path, value, pixel_size=sample.pixel_size, scratch=scratch)
 
 
-def _drawn(plan: Plan, output: str) -> Sequence[str]:
-    """Return the layer an overlay shows: the newest of the kind that says most."""
+def _used(plan: Plan, output: str) -> Sequence[str]:
+    """Return the layer an output is made of: the newest of the kind that says most; an overlay draws all labels."""
     kinds = WRITERS[output]
     for kind in kinds:
         names = [n for n, k in plan.layers.items() if k.name == kind and n != "seeds"]
         wanted = [n for n in names if n in plan.outputs] or names
         if wanted:
-            return wanted if kind == "labels" else wanted[-1:]
+            return wanted if kind == "labels" and output == "overlay" else wanted[-1:]
     return ()
 
 
@@ -130,6 +180,6 @@ def _draw(plan: Plan, sample: Sample, output: str) -> np.ndarray:
     from cellkit.report.overlay import overlay
 
     picture: np.ndarray = sample["raw"]
-    for name in _drawn(plan, output):
+    for name in _used(plan, output):
         picture = overlay(picture, sample[name])
     return picture

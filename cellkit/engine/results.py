@@ -14,12 +14,13 @@ from cellkit.core import registry
 from cellkit.core.check import Plan
 from cellkit.core.recipe import dump
 from cellkit.engine.manifest import Manifest, Record
-from cellkit.engine.outputs import table_outputs
+from cellkit.engine.outputs import makes_coco, table_outputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from cellkit.engine.batch import BatchResult
+    from cellkit.formats.objects import ObjectSet
 
 __all__ = ["versions", "write_results"]
 
@@ -37,6 +38,10 @@ def write_results(plan: Plan, manifest: Manifest, result: BatchResult, digest: s
         _write_images(path, manifest, layers)
     for name in table_outputs(plan):
         _write_table(name, manifest, folder, scratch)
+    if makes_coco(plan):
+        from cellkit.io.objectwriter import write_objects
+
+        write_objects(folder / "coco.json", _coco_sets(manifest), "coco", scratch=scratch)
     with atomic(folder / "recipe.yaml", scratch=scratch) as path:
         path.write_text(dump(plan.resolved()), encoding="utf-8")
     with atomic(folder / "run.json", scratch=scratch) as path:
@@ -82,6 +87,16 @@ def _write_images(path: Path, manifest: Manifest, layers: list[str]) -> None:
                 *(counted if done else [""] * len(counted)), facts.get("height", ""), facts.get("width", ""), *size,
                 facts.get("missing", ""), f"{record.seconds:.3f}", record.reason, "; ".join(facts.get("notes", ())),
             ])  # fmt: skip
+
+
+def _coco_sets(manifest: Manifest) -> Iterator[ObjectSet]:
+    from cellkit.formats.coco import decode_dataset
+
+    for record, text in manifest.tables("coco"):
+        for objects in decode_dataset(text, record.name) if text is not None else ():
+            # The file an image came from, without its folder: results do not depend on where it lies.
+            file_name = Path(record.source).name if " + " not in record.source else record.name
+            yield objects.with_(file_name=file_name, image_id=None)
 
 
 def _write_table(name: str, manifest: Manifest, folder: Path, scratch: Path) -> None:

@@ -15,8 +15,9 @@ from functools import lru_cache
 import numpy as np
 
 from cellkit.core.errors import FormatError
+from cellkit.formats._runs import paint, runs_of, stable_order
 
-__all__ = ["decode", "decode_labels", "encode_labels", "encode_mask"]
+__all__ = ["decode", "decode_labels", "decode_runs", "encode_labels", "encode_mask"]
 
 _MAX_DIGITS = 18  # what int64 surely holds
 
@@ -29,10 +30,10 @@ def encode_labels(labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
         raise FormatError(f"wanted labels, integers (y, x), got {labels.dtype} {labels.shape}")
-    starts, ends, values = _runs(labels)
+    starts, ends, values = runs_of(labels)
     if len(values) and labels.dtype.kind == "i" and int(values.min()) < 0:
         raise FormatError(f"labels must not be negative, got {int(values.min())}")
-    order = _stable_order(values)
+    order = stable_order(values)
     starts, ends, values = starts[order], ends[order], values[order]
     last = np.flatnonzero(np.append(values[1:] != values[:-1], np.ones(min(1, len(values)), np.bool_)))
     pairs = np.empty((len(starts), 2), np.int64)
@@ -59,7 +60,7 @@ def decode(text: str, shape: tuple[int, int], *, name: str = "") -> np.ndarray:
     whole number, starts or lengths below 1, runs that leave the image, and runs that overlap or do not ascend.
     """
     starts, ends, _ = _parse([text], shape, name)
-    return _paint(starts, ends, np.ones(len(starts), np.uint8), shape).view(np.bool_)
+    return paint(starts, ends, np.ones(len(starts), np.uint8), shape).view(np.bool_)
 
 
 def decode_labels(
@@ -84,33 +85,7 @@ def decode_labels(
             f"{_where(name)}masks {first + 1} and {second + 1} share pixels, the first at row {y}, column {x}; "
             "labels do not overlap"
         )
-    return _paint(starts, ends, values[owner], shape)
-
-
-def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return start, end (half-open, 0-based, column-major) and value of every run that is not background."""
-    height, width = labels.shape
-    if labels.size == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, labels.dtype)
-    change = np.empty(labels.shape, np.bool_)
-    np.not_equal(labels[1:], labels[:-1], out=change[1:])
-    np.not_equal(labels[0, 1:], labels[-1, :-1], out=change[0, 1:])  # a run goes on at the top of the next column
-    change[0, 0] = True
-    at = np.flatnonzero(change)
-    values = labels.ravel()[at]
-    y, x = np.divmod(at, width)
-    # The points come row by row, so ordering them by column alone, stably, makes them column-major.
-    order = _stable_order(x)
-    starts, values = (x * height + y)[order], values[order]
-    ends = np.append(starts[1:], labels.size)
-    kept = values != 0
-    return starts[kept], ends[kept], values[kept]
-
-
-def _stable_order(values: np.ndarray) -> np.ndarray:
-    """Stable argsort; numpy sorts 16-bit integers by radix, in linear time."""
-    small = len(values) and values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max
-    return np.argsort(values.astype(np.uint16) if small else values, kind="stable")
+    return paint(starts, ends, values[owner], shape)
 
 
 def _texts(numbers: np.ndarray, last: np.ndarray) -> list[str]:
@@ -135,6 +110,13 @@ def _four_digits() -> np.ndarray:
     places = np.array([1000, 100, 10, 1])
     zeros = (numbers // places % 10 + ord("0")).astype(np.uint8)
     return np.concatenate([np.where(numbers >= places, zeros, 0).astype(np.uint8), zeros]).view(np.uint32).ravel()
+
+
+def decode_runs(
+    texts: Sequence[str], shape: tuple[int, int], *, name: str = ""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return start, end (half-open, 0-based) and the index of its text for every run, refusing what `decode` does."""
+    return _parse(texts, shape, name)
 
 
 def _where(name: str, owner: int | None = None, pair: int | None = None) -> str:
@@ -237,24 +219,3 @@ def _refuse_token(texts: Sequence[str], owner: int, name: str) -> None:
             what = f"a number of {len(token)} digits" if many else f"{token[:40]!r}"
             raise FormatError(f"{_where(name, owner, i // 2)}wanted a whole number such as 1024, got {what}")
     raise FormatError(f"{_where(name, owner)}wanted whole numbers separated by spaces")
-
-
-def _paint(starts: np.ndarray, ends: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Fill runs, ascending and not overlapping, with `values`; an array of their dtype and of `shape`."""
-    height, width = shape
-    out = np.zeros((height, width), values.dtype)
-    if not len(starts):
-        return out
-    # Write where a column's value changes and add up downwards: no transposed copy of the image is made. Integer sums
-    # wrap around, so that what is added and taken away again cancels whatever the dtype.
-    tops = np.arange(width) * height
-    last = np.searchsorted(starts, tops, "right") - 1
-    covered = (last >= 0) & (ends[last] > tops)
-    out[0, covered] = values[last[covered]]
-    for edges, step in ((ends, -values), (starts, values)):
-        x, y = np.divmod(edges, height)
-        inner = (y > 0) & (x < width)
-        out[y[inner], x[inner]] += step[inner]
-    for row in range(1, height):
-        out[row] += out[row - 1]
-    return out

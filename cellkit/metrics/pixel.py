@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cellkit.core.errors import KindError
-from cellkit.metrics.pooling import Empty, ratio
+from cellkit.metrics.pooling import Empty, Sums, filled, ratio
 
-__all__ = ["SCORES", "Counts", "count", "score", "scores"]
-
-_NOTHING: dict[Empty, float] = {"one": 1.0, "skip": math.nan, "zero": 0.0}
+__all__ = ["SCORES", "Counts", "accuracy", "count", "dice", "iou", "precision", "recall", "score", "scores"]
 
 
-@dataclass(frozen=True)
-class Counts:
+@dataclass(frozen=True, eq=False)
+class Counts(Sums):
     """Pixels of a binary comparison; adds up over tiles and images."""
 
     tp: int = 0
@@ -33,9 +32,6 @@ class Counts:
     def empty(self) -> bool:
         """True where neither side holds a foreground pixel."""
         return not self.tp + self.fp + self.fn
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
 
 
 def count(truth: np.ndarray, pred: np.ndarray) -> Counts:
@@ -57,26 +53,28 @@ def accuracy(counts: Counts, empty: Empty = "one") -> float:  # noqa: ARG001 (on
 
 def precision(counts: Counts, empty: Empty = "one") -> float:
     """Return TP / (TP + FP); 0 where only the truth has foreground."""
-    return _nothing(counts, empty) if counts.empty else ratio(counts.tp, counts.tp + counts.fp)
+    return _share(counts.tp, counts.tp + counts.fp, counts, empty)
 
 
 def recall(counts: Counts, empty: Empty = "one") -> float:
     """Return TP / (TP + FN); 0 where only the prediction has foreground."""
-    return _nothing(counts, empty) if counts.empty else ratio(counts.tp, counts.tp + counts.fn)
+    return _share(counts.tp, counts.tp + counts.fn, counts, empty)
 
 
 def dice(counts: Counts, empty: Empty = "one") -> float:
     """Return 2 TP / (2 TP + FP + FN), which is F1."""
-    return _nothing(counts, empty) if counts.empty else 2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn)
+    return _share(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn, counts, empty)
 
 
 def iou(counts: Counts, empty: Empty = "one") -> float:
     """Return TP / (TP + FP + FN)."""
-    return _nothing(counts, empty) if counts.empty else counts.tp / (counts.tp + counts.fp + counts.fn)
+    return _share(counts.tp, counts.tp + counts.fp + counts.fn, counts, empty)
 
 
-def _nothing(counts: Counts, empty: Empty) -> float:
-    return _NOTHING[empty] if counts.pixels else math.nan
+def _share(part: Any, whole: Any, counts: Counts, empty: Empty) -> Any:
+    """Return `part` / `whole`, 0 for 0 / 0; without foreground what `empty` says, and NaN without any pixel."""
+    value = filled(ratio(part, whole), counts.tp + counts.fp + counts.fn, empty)
+    return filled(value, counts.pixels, "skip")
 
 
 SCORES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "accuracy": accuracy}

@@ -10,9 +10,22 @@ import numpy as np
 
 from cellkit.core.errors import KindError
 from cellkit.metrics.contingency import contingency
-from cellkit.metrics.pooling import Empty
+from cellkit.metrics.pooling import Empty, ratio
 
-__all__ = ["MOST_CLASSES", "Confusion", "accuracy", "areas", "class_iou", "count", "iou", "mean_iou", "score"]
+__all__ = [
+    "MOST_CLASSES",
+    "Confusion",
+    "accuracy",
+    "areas",
+    "class_dice",
+    "class_iou",
+    "class_precision",
+    "class_recall",
+    "count",
+    "iou",
+    "mean_iou",
+    "score",
+]
 
 MOST_CLASSES = 256
 """Classes are uint8: a larger value means that the image holds something else."""
@@ -89,6 +102,24 @@ def areas(counts: Confusion, classes: Sequence[int] = ()) -> np.ndarray:
 def class_iou(counts: Confusion, classes: Sequence[int] = ()) -> np.ndarray:
     """Return the IoU of each class, float64 (n,), as in `areas`; NaN where a class occurs on neither side."""
     return iou(*areas(counts, classes))
+
+
+def class_dice(counts: Confusion, classes: Sequence[int] = ()) -> np.ndarray:
+    """Return 2 TP / (2 TP + FP + FN), which is F1, of each class, as `class_iou` does."""
+    hits, true, found = areas(counts, classes)
+    return ratio(2 * hits, true + found, math.nan)
+
+
+def class_precision(counts: Confusion, classes: Sequence[int] = ()) -> np.ndarray:
+    """Return TP / (TP + FP) of each class; 0 for one never predicted, NaN for one that occurs on neither side."""
+    hits, true, found = areas(counts, classes)
+    return np.where(true + found > 0, ratio(hits, found), math.nan)
+
+
+def class_recall(counts: Confusion, classes: Sequence[int] = ()) -> np.ndarray:
+    """Return TP / (TP + FN) of each class; 0 for one never true, NaN for one that occurs on neither side."""
+    hits, true, found = areas(counts, classes)
+    return np.where(true + found > 0, ratio(hits, true), math.nan)
 
 
 def accuracy(counts: Confusion) -> float:

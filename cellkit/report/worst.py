@@ -1,0 +1,272 @@
+"""One self-contained HTML page of the images that scored worst: truth, prediction, and what became of each object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+import numpy as np
+
+from cellkit.metrics import faults, matching
+from cellkit.metrics.contingency import Contingency, contingency
+from cellkit.metrics.instance import overlaps
+from cellkit.report.display import display
+from cellkit.report.overlay import draw, palette_for
+from cellkit.report.palette import edges
+from cellkit.report.style import CSS, SCRIPT
+from cellkit.report.views import LARGEST, data_uri, fitted
+
+__all__ = ["OUTCOMES", "Case", "outcomes", "worst_page"]
+
+By = Literal["objects", "foreground", "classes"]
+
+# Of the palette for dark pictures, which colour-blind eyes tell apart; what is right stays the quietest.
+OUTCOMES: dict[str, tuple[tuple[int, int, int], str]] = {
+    "matched": ((23, 165, 110), "IoU of at least 0.50 with its partner"),
+    "poor": ((196, 255, 165), "overlaps, but with an IoU below 0.50"),
+    "missed": ((235, 108, 0), "a true object without prediction"),
+    "extra": ((26, 246, 255), "a prediction without true object"),
+    "split": ((171, 130, 246), "a true object in which several predictions lie"),
+    "merged": ((255, 233, 0), "a prediction in which several true objects lie"),
+}
+"""Colour and meaning of what can become of an object, by name."""
+_PIXELS: dict[str, tuple[tuple[int, int, int], str]] = {
+    "right": ((23, 165, 110), "foreground on both sides, of one class"),
+    "missed": ((235, 108, 0), "true foreground, predicted background"),
+    "extra": ((26, 246, 255), "predicted foreground, true background"),
+    "confused": ((255, 233, 0), "foreground on both sides, of different classes"),
+}
+_FILL = 0.6
+_SHRUNK = 700
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One image: its score `value`, labels (or classes, or a foreground) `truth` and `pred` of one shape (y, x).
+
+    `image`: the picture they belong to, (y, x, c) of any dtype, where it is known. `note`: one more thing to know.
+    """
+
+    name: str
+    value: float
+    truth: np.ndarray
+    pred: np.ndarray
+    image: np.ndarray | None = None
+    note: str = ""
+
+
+def worst_page(cases: Sequence[Case], *, title: str, headline: str, rule: str, by: By = "objects") -> str:
+    """Return an HTML page, complete in itself, of `cases` in the order given.
+
+    `headline` names the score and `rule` how it is made. `by`: whether objects are coloured by what became of them, or
+    the pixels of a foreground or of classes. Pictures over 1024 px are made smaller.
+    """
+    sections = [_section(i, case, by) for i, case in enumerate(cases)]
+    film = "".join(
+        f'<li><a href="#case{i}" data-of="case{i}-2"><span class="thumb" aria-hidden="true"></span>'
+        f"<span>{_number(case.value)}</span></a></li>"
+        for i, case in enumerate(cases)
+    )
+    legend = "".join(
+        f'<li><i style="background:rgb{color}" aria-hidden="true"></i><b>{name}</b> {escape(text)}</li>'
+        for name, (color, text) in (OUTCOMES if by == "objects" else _PIXELS).items()
+        if by != "foreground" or name != "confused"
+    )
+    count = f"{len(cases)} image{'s' if len(cases) != 1 else ''}, worst first · {headline}"
+    return _PAGE.format(
+        title=escape(title), css=CSS + _CSS, script=SCRIPT, facts=escape(count), rule=escape(rule),
+        legend=legend, rules=f"Colours: {escape(faults.RULES['majority'])}." if by == "objects" else "", film=film,
+        cards="".join(sections) or "<p>No image has a score.</p>",
+    )  # fmt: skip
+
+
+def outcomes(truth: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """Return what became of the object at each pixel, uint8 (y, x), and how many objects came to what.
+
+    0 is background, i the i-th of `OUTCOMES`. Where several hold, the last of them counts.
+    """
+    table = contingency(truth, pred)
+    found = overlaps(table)
+    wrong = faults.find(found)
+    matched = matching.match(found, 0.5)
+    names = list(OUTCOMES)
+    truth_code = np.full(len(found.truth_areas), 1 + names.index("poor"), np.uint8)
+    pred_code = np.full(len(found.pred_areas), 1 + names.index("poor"), np.uint8)
+    truth_code[found.truth[matched]] = pred_code[found.pred[matched]] = 1 + names.index("matched")
+    truth_code[wrong.missed] = 1 + names.index("missed")
+    truth_code[wrong.split] = 1 + names.index("split")
+    pred_code[wrong.extra] = 1 + names.index("extra")
+    pred_code[wrong.merged] = 1 + names.index("merged")
+    counts = {
+        "matched": int(np.count_nonzero(matched)),
+        "missed": int(np.count_nonzero(wrong.missed)),
+        "extra": int(np.count_nonzero(wrong.extra)),
+        "split": int(np.count_nonzero(wrong.split)),
+        "merged": int(np.count_nonzero(wrong.merged)),
+    }
+    return np.maximum(_coded(truth, table, truth_code, 0), _coded(pred, table, pred_code, 1)), counts
+
+
+def _coded(labels: np.ndarray, table: Contingency, codes: np.ndarray, side: int) -> np.ndarray:
+    """Return the code of the object at each pixel, uint8 (y, x)."""
+    ids = (table.truth_ids, table.pred_ids)[side]
+    every = codes if not (len(ids) and ids[0] == 0) else np.concatenate([np.zeros(1, np.uint8), codes])
+    ids = ids.astype(np.int64) if labels.dtype.kind == "i" else ids
+    return every[np.searchsorted(ids, labels)] if len(ids) else np.zeros(labels.shape, np.uint8)
+
+
+def _pixels(truth: np.ndarray, pred: np.ndarray, by: By) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the place of each pixel in `_PIXELS`, from 1, uint8 (y, x), and how many there are of each."""
+    true, found = truth > 0, pred > 0
+    codes = np.zeros(truth.shape, np.uint8)
+    codes[true & found] = 1
+    codes[true & ~found] = 2
+    codes[~true & found] = 3
+    if by == "classes":
+        codes[true & found & (truth != pred)] = 4
+    counts = np.bincount(codes.ravel(), minlength=len(_PIXELS) + 1)[1:]
+    return codes, {f"{name} px": int(n) for name, n in zip(_PIXELS, counts, strict=True) if by == "classes" or name != "confused"}  # fmt: skip # noqa: E501
+
+
+def _section(number: int, case: Case, by: By) -> str:
+    codes, counts = outcomes(case.truth, case.pred) if by == "objects" else _pixels(case.truth, case.pred, by)
+    colors = np.array([color for color, _ in (OUTCOMES if by == "objects" else _PIXELS).values()], np.uint8)
+    base = _base(case)
+    truth, pred, shown = (_small(layer) for layer in (case.truth, case.pred, codes))
+    kind = np.uint8 if by == "classes" else np.int32
+    pictures = {
+        "truth": _outlined(base, truth, kind),
+        "prediction": _outlined(base, pred, kind),
+        "outcome": _filled(base, shown, truth, colors),
+    }
+    height, width = case.truth.shape
+    facts = [("score", _number(case.value)), ("size", f"{width:,} × {height:,} px")]
+    if by == "objects":
+        facts += [("true objects", _objects(case.truth)), ("predicted objects", _objects(case.pred))]
+    facts += [(name, f"{value:,}") for name, value in counts.items()]
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts)
+    note = f'<p class="note">{escape(case.note)}</p>' if case.note else ""
+    figures = "".join(
+        _figure(f"case{number}-{i}", f"{case.name}: {name}", name, picture, f"case{number}-0" if i else "")
+        for i, (name, picture) in enumerate(pictures.items())
+    )
+    return (
+        f'<section class="case" id="case{number}" aria-label="{escape(case.name)}"><h2>{escape(case.name)}</h2>{note}'
+        f'<dl>{rows}</dl><div class="trio">{figures}</div></section>'
+    )
+
+
+def _figure(identity: str, title: str, label: str, picture: np.ndarray, before: str) -> str:
+    height, width = picture.shape[:2]
+    coarse = ' class="coarse"' if max(height, width) <= 400 else ""
+    hold = f'<button type="button" class="before" data-before="{before}">Truth</button>' if before else ""
+    return (
+        f'<div class="step" id="{identity}" aria-label="{escape(title)}"><figure>'
+        f'<button type="button" class="open" aria-label="{escape(f"Open {title} at full size")}">'
+        f'<img src="{data_uri(picture)}" width="{width}" height="{height}"{coarse} alt="{escape(title)}"></button>'
+        f"<figcaption>{escape(label)}{hold}</figcaption></figure></div>"
+    )
+
+
+def _base(case: Case) -> np.ndarray:
+    """Return the picture that objects are drawn on, uint8 (y, x, 3): the image, or black where there is none."""
+    if case.image is None or case.image.shape[:2] != case.truth.shape:
+        return np.zeros((*_small(case.truth).shape, 3), np.uint8)
+    image = case.image
+    if image.dtype not in (np.uint8, np.float32):
+        image = image.astype(np.float32)
+    return display(fitted(image))
+
+
+def _small(labels: np.ndarray) -> np.ndarray:
+    """Return labels (y, x) of the size that `fitted` gives their image."""
+    step = max(1, -(-max(labels.shape) // LARGEST))
+    times = min(4, max(1, LARGEST // max(1, *labels.shape)))
+    if step == 1:
+        return labels.repeat(times, axis=0).repeat(times, axis=1)
+    rows, columns = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in labels.shape)
+    return labels[np.ix_(rows, columns)]
+
+
+def _outlined(base: np.ndarray, labels: np.ndarray, kind: type) -> np.ndarray:
+    lines = np.zeros_like(base)
+    draw(lines, labels.astype(kind), palette_for(base))
+    lines = _thick(lines)
+    return np.where(lines.any(axis=2, keepdims=True), lines, base)
+
+
+def _thick(lines: np.ndarray) -> np.ndarray:
+    """Return lines on black, uint8, wider where the picture is shown smaller than it is."""
+    import cv2
+
+    return cv2.dilate(lines, np.ones((3, 3), np.uint8)) if max(lines.shape) >= _SHRUNK else lines
+
+
+def _filled(base: np.ndarray, codes: np.ndarray, truth: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Return the picture in grey with every outcome in its colour and true outlines in white."""
+    grey = (base.mean(axis=2, keepdims=True) * 0.7).astype(np.uint8)
+    picture = np.repeat(grey, 3, axis=2)
+    for code, color in enumerate(colors, 1):
+        at = codes == code
+        picture[at] = ((1 - _FILL) * picture[at] + _FILL * color.astype(np.float64)).astype(np.uint8)
+    picture[_thick(edges(truth).view(np.uint8)) > 0] = 255
+    return picture
+
+
+def _objects(labels: np.ndarray) -> str:
+    return f"{len(np.unique(labels[labels > 0])):,}"
+
+
+def _number(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.4f}"
+
+
+_CSS = """
+.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.3rem 1.25rem;margin:0 0 1rem;padding:0;font-size:.875rem}
+.legend i{display:inline-block;width:.9rem;height:.9rem;border-radius:3px;margin-right:.4rem;vertical-align:-.1rem;
+border:1px solid var(--ink)}
+.case{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.25rem;margin:0 0 1.25rem}
+.case h2{overflow-wrap:anywhere}
+.trio{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:1rem}
+.trio .step{display:block;padding:0;border:0;margin:0;background:none}
+@media (max-width:52rem){.trio{grid-template-columns:minmax(0,1fr)}}
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<header class="top">
+<h1>{title}</h1>
+<p class="facts">{facts}</p>
+<p class="help">{rule}. {rules}</p>
+<ul class="legend">{legend}<li>True outlines are white.</li></ul>
+<p class="help">Click a picture to see it large. Hold <b>Truth</b> to compare. With a picture open:
+<kbd>←</kbd> <kbd>→</kbd> step through, hold <kbd>B</kbd> for the truth, <kbd>Z</kbd> zooms.</p>
+</header>
+<nav class="film" aria-label="Images"><ol>{film}</ol></nav>
+<main>{cards}</main>
+<dialog id="large" aria-label="Picture at full size">
+<div class="bar"><h2></h2><span class="spacer"></span>
+<button type="button" data-act="before">Truth</button>
+<button type="button" data-act="zoom" aria-pressed="false">Zoom</button>
+<button type="button" data-act="back" aria-label="Picture before">←</button>
+<button type="button" data-act="on" aria-label="Next picture">→</button>
+<button type="button" data-act="close">Close</button></div>
+<div class="room"></div>
+</dialog>
+<script>{script}</script>
+</body>
+</html>
+"""
