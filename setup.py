@@ -41,6 +41,7 @@ setup(
         "opencv-python-headless>=4.9",
         "pandas>=2.1",
         "pillow>=10.0",
+        "platformdirs>=3.5",
         "pyarrow>=14.0",
         "pyyaml>=6.0",
         "rich>=13.0",

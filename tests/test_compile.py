@@ -40,6 +40,18 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path):
     assert done.stdout.strip() == "1.0", done.stderr
 
 
+def test_nothing_is_kept_beside_the_package(tmp_path):
+    """What is kept there would outlive an uninstall, and hide the next install behind a folder of that name."""
+    code = "import cellkit as ck, numpy as np; ck.stages.distance(np.eye(3, dtype=bool)); "
+    code += "from cellkit.stages._distance import distance; print(distance.stats.cache_path)"
+    home = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "USERPROFILE")}
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"} | home
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    kept = Path(done.stdout.strip())
+    assert tmp_path in kept.parents
+    assert list(kept.glob("*.nbi"))
+
+
 def test_every_kernel_goes_through_the_one_way():
     for path in (Path(__file__).resolve().parent.parent / "cellkit").rglob("*.py"):
         if path.name != "compile.py":
