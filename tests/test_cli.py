@@ -162,6 +162,11 @@ def test_killed_and_started_again_equals_undisturbed(cellkit, tmp_path):
     assert leftovers == []
 
 
+def listen() -> None:
+    """Take Ctrl-C again: a shell's background jobs, and what they start, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent differently")
 def test_ctrl_c_says_how_to_go_on(cellkit, tmp_path):
     images = tmp_path / "images"
@@ -169,7 +174,13 @@ def test_ctrl_c_says_how_to_go_on(cellkit, tmp_path):
     for i in range(40):
         cv2.imwrite(str(images / f"im{i:02}.png"), picture(i, 150, (700, 700)))
     command = [str(a) for a in (cellkit.script, "run", "nuclei-classical", images, "-o", tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,  # noqa: PLW1509 - no threads here
+    )
     until = time.monotonic() + 120
     while not list((tmp_path / "out").glob("labels/*.tif")) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)

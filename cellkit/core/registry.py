@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -68,17 +67,20 @@ def load_file(path: str | Path) -> list[str]:
     path = Path(path).resolve()
     if not path.is_file():
         raise UsageError(f"--with {path}: no such file")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--with {path}: cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(source).hexdigest()
     name = f"cellkit_with_{path.stem}_{digest[:12]}"
     module = sys.modules.get(name)
     if module is None:
-        found = importlib.util.spec_from_file_location(name, path)
-        if found is None or found.loader is None:
-            raise UsageError(f"--with {path}: not a Python file (wanted a name ending in .py)")
-        module = importlib.util.module_from_spec(found)
+        module = ModuleType(name)
+        module.__file__ = str(path)
         sys.modules[name] = module
         try:
-            found.loader.exec_module(module)
+            # Not by an import loader: its cache takes a file rewritten within a second for the one before.
+            exec(compile(source, str(path), "exec"), module.__dict__)
         except Exception as error:  # whatever a user's own file raises
             del sys.modules[name]
             raise UsageError(f"--with {path}: {type(error).__name__} on import: {error}") from error
