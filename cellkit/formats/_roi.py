@@ -126,7 +126,8 @@ def _points(data: bytes, number: int, origin: tuple[int, int], subpixel: bool, w
 def _composite(data: bytes, number: int, where: str) -> list[np.ndarray]:
     if not 0 < number <= 3 * _MOST_POINTS or _HEADER.size + 4 * number > len(data):
         raise FormatError(f"{where}: announces a path of {number} numbers, which {len(data)} bytes do not hold")
-    path = np.frombuffer(data, ">f4", number, _HEADER.size).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN is refused below
+        path = np.frombuffer(data, ">f4", number, _HEADER.size).astype(np.float64)
     if not (np.abs(path) < 2**31).all():
         raise FormatError(f"{where}: its path holds what is no finite number")
     values, at = path.tolist(), 0
