@@ -87,6 +87,14 @@ def test_what_a_run_writes(folder, tmp_path):
     assert not list((out / ".cellkit" / "tmp").iterdir())
 
 
+def test_objects_are_counted_whatever_is_written(folder, tmp_path):
+    out = tmp_path / "out"
+    result = run_batch(replace(RECIPE, outputs=("table",)), [folder], out)
+    assert result.objects["labels"] == len(pd.read_csv(out / "objects.csv")) > 0
+    assert not (out / "labels").exists()
+    assert run_batch(replace(RECIPE, outputs=("mask",)), [folder], out).objects == {}
+
+
 @pytest.mark.parametrize("workers", [2, 5])
 def test_any_number_of_workers_gives_the_same_bytes(folder, tmp_path, workers):
     run_batch(RECIPE, [folder], tmp_path / "one", settings=Settings(1))

@@ -12,6 +12,7 @@ from cellkit.core.check import WRITERS, Plan
 from cellkit.core.errors import WriteError
 from cellkit.core.kinds import Boxes, Instances, Kind
 from cellkit.core.sample import Sample
+from cellkit.engine.execute import live
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,9 @@ def layers_for(plan: Plan) -> list[str]:
     for output in plan.outputs:
         if _is_made(plan, output):
             names += [name for name in _used(plan, output) if name not in names]
-    counted = [n for n, k in plan.layers.items() if k.name == "labels" and n in plan.outputs]
+    # Objects are counted wherever labels are made anyway.
+    made = {name for step in live(plan, names) for name in step.writes}
+    counted = [n for n, k in plan.layers.items() if k.name == "labels" and n != "seeds" and n in made]
     return list(dict.fromkeys([*names, *counted]))
 
 
