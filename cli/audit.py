@@ -27,6 +27,10 @@ _SHOWN = 3
     "--overlap", type=click.FloatRange(0, 1, min_open=True), default=0.8, show_default=True,
     help="IoU from which two boxes overlap; masks overlap from one pixel on.",
 )  # fmt: skip
+@click.option(
+    "--alike", type=click.FloatRange(0, 1, min_open=True), default=0.65, show_default=True,
+    help="Correlation from which two images show one field.",
+)  # fmt: skip
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write counts and every finding as JSON.")
 @click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="Write one row a finding.")
 @click.pass_context
@@ -45,7 +49,7 @@ def audit_command(ctx: click.Context, **given: Any) -> None:
     from cellkit.io.datasets import audit, open_dataset
 
     dataset = open_dataset(given["folder"], layout=given["layout"], allow_missing=True)
-    found = audit(dataset, tiny=given["tiny"], overlap=given["overlap"], progress=_shown)
+    found = audit(dataset, tiny=given["tiny"], overlap=given["overlap"], alike=given["alike"], progress=_shown)
     if given["json_file"] is not None:
         _write_json(given["json_file"], found)
     if given["csv_file"] is not None:

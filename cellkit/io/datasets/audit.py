@@ -6,10 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from cellkit.core.errors import CellkitError, UsageError
 from cellkit.io.datasets import copies
@@ -20,7 +18,7 @@ from cellkit.io.datasets.truth import SizeMismatch
 
 __all__ = ["Audit", "audit"]
 
-_ALIKE = 0.99
+_ALIKE = 0.65
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class _Looked:
     objects: int = 0
     classes: frozenset[int] = frozenset()
     findings: tuple[Finding, ...] = ()
-    thumbnail: np.ndarray | None = field(default=None, compare=False)
+    look: copies.Look | None = None
 
 
 def audit(
@@ -84,9 +82,10 @@ def audit(
 ) -> Audit:
     """Look at every image and its truth, one at a time on each core, and return what is wrong with them.
 
-    Objects of fewer than `tiny` px are tiny; boxes overlap from an IoU of `overlap` on; images are near copies from a
-    correlation of `alike` on, of grey pictures of 128 x 128 px. Copies that were turned, mirrored or cropped are not
-    found. `progress` is given what is iterated over and its length, and passes it on.
+    Objects of fewer than `tiny` px are tiny; boxes overlap from an IoU of `overlap` on. Images are near copies, of one
+    field at another moment, focus or shift, where grey pictures of them correlate by `alike` or more. Copies that were
+    turned, mirrored or shifted by more than a tenth are not found. `progress` is given what is iterated over and its
+    length, and passes it on.
 
     Raises `UsageError` where a limit makes no sense.
     """
@@ -97,7 +96,7 @@ def audit(
     findings = [Finding("missing", one.name, f"no {one.what}: {one.where}") for one in dataset.missing]
     objects = 0
     classes: Counter[int] = Counter()
-    thumbnails: list[np.ndarray] = []
+    looks: list[copies.Look] = []
     pairs: list[Pair] = []
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         looked: Iterable[_Looked] = pool.map(lambda pair: _look(pair, tiny, overlap), dataset.pairs)
@@ -106,10 +105,11 @@ def audit(
             objects += one.objects
             classes.update(one.classes)
             findings += one.findings
-            if one.thumbnail is not None:
+            if one.look is not None:
                 pairs.append(pair)
-                thumbnails.append(one.thumbnail)
-        findings += _copied(pool, pairs, thumbnails, alike)
+                looks.append(one.look)
+        for copy in copies.find_copies(pairs, looks, alike):
+            findings += copies.copy_faults(copy)
     rank: Mapping[str, int] = {check: i for i, check in enumerate(CHECKS)}
     findings.sort(key=lambda finding: rank[finding.check])
     known = dict(enumerate(dataset.classes))
@@ -120,30 +120,20 @@ def audit(
 def _look(pair: Pair, tiny: int, overlap: float) -> _Looked:
     """Look at one image and its truth; whatever cannot be read is a finding too."""
     findings: list[Finding] = []
-    thumbnail = None
     try:
-        picture = copies.grey(pair.sample().layers["image"].value)
-        findings += copies.noise_fault(pair.name, picture)
-        thumbnail = copies.thumbnail(picture)
-        thumbnail = thumbnail if thumbnail.any() else None
+        image = pair.sample().layers["image"].value
     except CellkitError as error:
         return _Looked(findings=(Finding("unreadable", pair.name, str(error)),))
+    picture = copies.grey(image)
+    findings += copies.noise_fault(pair.name, picture)
+    seen = copies.Look.at(image, picture)
+    look = seen if seen.thumbnail.any() else None
     try:
         found = object_faults(pair, tiny, overlap)
     except CellkitError as error:
         check = "size" if isinstance(error, SizeMismatch) else "unreadable"
         findings.append(Finding(check, pair.name, str(error)))
-        return _Looked(findings=tuple(findings), thumbnail=thumbnail)
+        return _Looked(findings=tuple(findings), look=look)
     if not found.objects:
         findings.append(Finding("empty", pair.name, "its truth holds no object"))
-    return _Looked(found.objects, found.classes, (*findings, *found.faults), thumbnail)
-
-
-def _copied(
-    pool: ThreadPoolExecutor, pairs: list[Pair], thumbnails: list[np.ndarray], alike: float
-) -> Iterable[Finding]:
-    if not thumbnails:
-        return []
-    near = list(copies.candidates(np.stack(thumbnails)))
-    compared = pool.map(lambda ij: copies.compared(pairs[ij[0]], pairs[ij[1]]), near)
-    return [finding for copy in compared if copy.correlation >= alike for finding in copies.copy_faults(copy)]
+    return _Looked(found.objects, found.classes, (*findings, *found.faults), look)

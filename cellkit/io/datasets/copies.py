@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -11,25 +13,44 @@ from cellkit.core.errors import CellkitError
 from cellkit.io.datasets.findings import Finding
 from cellkit.io.datasets.pairs import Pair
 
-__all__ = ["Copy", "candidates", "compared", "contrast", "copy_faults", "grey", "noise_fault", "thumbnail"]
+__all__ = ["Copy", "Look", "candidates", "contrast", "copy_faults", "find_copies", "grey", "noise_fault", "thumbnail"]
 
-_SIDE = 16
+_SIDE = 32
 _LARGE = 128
+_SHIFT = 12  # px of 128 that one image may be shifted against the other, either way
+_KEPT = 256
 _BLOCK = 1024
-_CANDIDATE = 0.9
+_CANDIDATE = 0.4
+_IN_PLACE = 0.98
 _LEAST_CONTRAST = 8.0  # the two outermost hundredths of pure Gaussian noise lie 4.7 standard deviations apart
 _SAME_TRUTH = 0.95
 _LAPLACE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What is kept of an image: its thumbnail, and a digest of its shape and values."""
+
+    thumbnail: np.ndarray
+    digest: bytes
+
+    @classmethod
+    def at(cls, image: np.ndarray, picture: np.ndarray) -> Look:
+        """Look at an image, float32 (y, x, c), and at it in grey."""
+        digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+        digest.update(image.data)
+        return cls(thumbnail(picture), digest.digest())
+
+
 @dataclass(frozen=True)
 class Copy:
-    """Two images that show nearly the same: how alike they are, and whether every pixel is equal."""
+    """Two images of one field: how alike they are, whether every pixel is equal, and whether their truth should be."""
 
     first: Pair
     second: Pair
     correlation: float
     equal: bool
+    in_place: bool
 
 
 def grey(image: np.ndarray) -> np.ndarray:
@@ -37,14 +58,22 @@ def grey(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image.mean(axis=2, dtype=np.float32))
 
 
-def thumbnail(picture: np.ndarray, side: int = _SIDE) -> np.ndarray:
-    """Return a picture, float32 (y, x), as float32 (side * side,) of mean 0 and length 1; zeros where it is flat."""
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """Return what tells a picture, float32 (y, x), from others: float32 (1024,) of length 1, zeros where it is flat.
+
+    The picture at 32 x 32 px without what changes slowly: an uneven background is common to all images of a camera.
+    """
     import cv2
 
-    flat = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA).ravel()
-    flat = flat - flat.mean()
+    small = cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return _unit(small - cv2.GaussianBlur(small, (0, 0), 3.0))
+
+
+def _unit(picture: np.ndarray) -> np.ndarray:
+    """Return a picture as a vector of mean 0 and length 1; zeros where it is flat."""
+    flat = picture.ravel() - picture.mean()
     length = float(np.linalg.norm(flat))
-    return flat / length if length > 1e-6 else np.zeros_like(flat)
+    return flat / length if length > 1e-5 else np.zeros_like(flat)
 
 
 def contrast(picture: np.ndarray) -> float:
@@ -76,7 +105,7 @@ def noise_fault(name: str, picture: np.ndarray) -> list[Finding]:
 
 
 def candidates(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of rows of `thumbnails`, float32 (n, k) of length 1, that are alike."""
+    """Yield the pairs of rows of `thumbnails`, float32 (n, k) of length 1, that may be alike."""
     for top in range(0, len(thumbnails), _BLOCK):
         for left in range(top, len(thumbnails), _BLOCK):
             alike = thumbnails[top : top + _BLOCK] @ thumbnails[left : left + _BLOCK].T
@@ -85,17 +114,68 @@ def candidates(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
                     yield top + int(i), left + int(j)
 
 
-def compared(first: Pair, second: Pair) -> Copy:
-    """Read two images and say how alike they are. Raises `ReadError`."""
-    images = [pair.sample().layers["image"].value for pair in (first, second)]
-    a, b = (thumbnail(grey(image), _LARGE) for image in images)
-    return Copy(first, second, float(a @ b), np.array_equal(*images))
+def find_copies(pairs: Sequence[Pair], looks: Sequence[Look], alike: float) -> Iterator[Copy]:
+    """Yield images that show one field: they correlate by `alike` or more once one is shifted onto the other.
+
+    `looks` belong to `pairs`. Of many copies of one image not every two are compared: within a part of the split those
+    that join them up, across parts until each image is known to leak. Raises `ReadError`.
+    """
+    if not pairs:
+        return
+    # A candidate is read again; those last read are kept, as copies tend to stand together.
+    larger = lru_cache(maxsize=_KEPT)(lambda i: _larger(pairs[i]))
+    joined = list(range(len(pairs)))
+    leaking: set[int] = set()
+    for i, j in candidates(np.stack([look.thumbnail for look in looks])):
+        across = pairs[i].split != pairs[j].split
+        if (across and {i, j} <= leaking) or (not across and _root(joined, i) == _root(joined, j)):
+            continue
+        equal = looks[i].digest == looks[j].digest
+        correlation, shifted = (1.0, False) if equal else _registered(larger(i), larger(j))
+        if correlation < alike:
+            continue
+        if across:
+            leaking |= {i, j}
+        else:
+            joined[_root(joined, i)] = _root(joined, j)
+        yield Copy(pairs[i], pairs[j], correlation, equal, not shifted and correlation >= _IN_PLACE)
+
+
+def _root(joined: list[int], i: int) -> int:
+    while joined[i] != i:
+        joined[i] = i = joined[joined[i]]
+    return i
+
+
+def _larger(pair: Pair) -> np.ndarray:
+    """Return the image of a pair at 128 x 128 px without what changes slowly."""
+    import cv2
+
+    picture = grey(pair.sample().layers["image"].value)
+    large = cv2.resize(picture, (_LARGE, _LARGE), interpolation=cv2.INTER_AREA)
+    return large - cv2.GaussianBlur(large, (0, 0), _LARGE / 10)
+
+
+def _registered(first: np.ndarray, second: np.ndarray) -> tuple[float, bool]:
+    """Return the correlation of the middle of `second` with the part of `first` it fits best, and whether it moved."""
+    import cv2
+
+    middle = np.ascontiguousarray(second[_SHIFT:-_SHIFT, _SHIFT:-_SHIFT])
+    if not _unit(middle).any():
+        return 0.0, False
+    _, _, _, (x, y) = cv2.minMaxLoc(np.nan_to_num(cv2.matchTemplate(first, middle, cv2.TM_CCOEFF_NORMED)))
+    part = first[y : y + len(middle), x : x + len(middle)]
+    return float(_unit(part) @ _unit(middle)), (x, y) != (_SHIFT, _SHIFT)
 
 
 def copy_faults(copy: Copy) -> Iterator[Finding]:
     """Yield what is wrong with two images that are nearly the same."""
     first, second = copy.first, copy.second
-    what = f"equal to {second.name}" if copy.equal else f"nearly {second.name} (correlation {copy.correlation:.4f})"
+    what = (
+        f"equal to {second.name}"
+        if copy.equal
+        else f"shows what {second.name} does (correlation {copy.correlation:.2f})"
+    )
     if first.split != second.split:
         message = f"{what}, but one is in {first.split or 'no part'} and one in {second.split or 'no part'}"
         yield Finding("leak", first.name, message, other=second.name)
@@ -104,6 +184,8 @@ def copy_faults(copy: Copy) -> Iterator[Finding]:
         yield Finding(
             "near copy", first.name, f"{what}{groups if first.group or second.group else ''}", other=second.name
         )
+    if not (copy.equal or copy.in_place):
+        return
     try:
         difference = _truths_differ(first, second)
     except CellkitError:
