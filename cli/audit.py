@@ -28,7 +28,7 @@ _SHOWN = 3
     help="IoU from which two boxes overlap; masks overlap from one pixel on.",
 )  # fmt: skip
 @click.option(
-    "--alike", type=click.FloatRange(0, 1, min_open=True), default=0.65, show_default=True,
+    "--alike", type=click.FloatRange(0, 1, min_open=True), default=0.67, show_default=True,
     help="Correlation from which two images show one field.",
 )  # fmt: skip
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write counts and every finding as JSON.")

@@ -19,6 +19,9 @@ from cellkit.io.naming import Named, natural, split, unique
 
 __all__ = ["fits_bbbc041", "fits_coco", "fits_voc", "read_bbbc041", "read_coco", "read_voc"]
 
+_BAD = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What entries of another form than the format's lead to."""
+
 _PART = re.compile("train|val|test", re.IGNORECASE)
 
 
@@ -153,7 +156,7 @@ def _bbbc041_entry(path: Path, number: int, entry: Any) -> dict[str, Any]:
             "names": names,
             "fields": {"checksum": str(image["checksum"])} if "checksum" in image else {},
         }
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except _BAD as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise FormatError(f"{path}: entry {number + 1} is not of the form of BBBC041: {what}") from error
 
@@ -179,16 +182,16 @@ def read_coco(listing: Listing) -> Dataset:
     for path, document in documents.items():
         try:
             entries = list(_coco_entries(path, document, classes))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except _BAD as error:
             what = f"an entry has no {error}" if isinstance(error, KeyError) else str(error)
             raise FormatError(f"{path}: is no sound COCO data set: {what}") from error
-        places = _located(listing, path, [image["file_name"] for image, _ in entries])
+        places = _located(listing, path, [name for name, _, _ in entries])
         if not any(places):
             notes.append(f"{path.name} describes {len(entries):,} images, none of which is here")
             continue
-        for (image, truth), place in zip(entries, places, strict=True):
+        for (name, size, truth), place in zip(entries, places, strict=True):
             if place is None:
-                missing.append(Missing(str(image["file_name"]), "image", f"{path.name} describes it"))
+                missing.append(Missing(name, "image", f"{path.name} describes it"))
                 continue
             if place in taken:
                 raise UsageError(
@@ -197,8 +200,6 @@ def read_coco(listing: Listing) -> Dataset:
                 )
             taken[place] = path
             masks |= isinstance(truth, Annotated)
-            height, width = image.get("height"), image.get("width")
-            size = (int(height), int(width)) if height and width else None
             pairs.append(Pair("", place, truth, "", _part(path.stem) or _part(path.parent.name), {}, size))
     kind = "instances" if masks else "boxes"
     return Dataset(listing.folder, "", kind, _named(pairs), tuple(classes), tuple(missing), tuple(notes))
@@ -215,27 +216,31 @@ def _categories(documents: Mapping[Path, Any]) -> list[str]:
     return sorted(names, key=names.__getitem__)
 
 
-def _coco_entries(path: Path, document: Any, classes: list[str]) -> Iterator[tuple[Mapping[str, Any], Truth]]:
+_Entry = tuple[str, "tuple[int, int] | None", Truth]
+
+
+def _coco_entries(path: Path, document: Any, classes: list[str]) -> Iterator[_Entry]:
+    """Yield file name, announced size and truth of each image. Masks count where every object has one."""
     names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in document["categories"]}
     own: dict[Any, list[Any]] = {}
     for entry in document["annotations"]:
         listed = own.setdefault(entry["image_id"], [])
         if not entry.get("iscrowd"):
             listed.append(entry)
+    objects = [entry for listed in own.values() for entry in listed]
+    masks = bool(objects) and all(entry.get("segmentation") for entry in objects)
     for image in document["images"]:
-        annotations = own.pop(image["id"], [])
-        xyxy = np.array([_corners(entry) for entry in annotations], np.float64).reshape(-1, 4)
-        numbers = tuple(classes.index(names[entry["category_id"]]) for entry in annotations)
-        ids = tuple(f"{entry.get('id')} ({names[entry['category_id']]})" for entry in annotations)
-        if annotations and all(entry.get("segmentation") for entry in annotations):
-            yield (
-                image,
-                Annotated(
-                    path, xyxy, numbers, ids, image=image, annotations=annotations, categories=document["categories"]
-                ),
-            )
-        else:
-            yield image, BoxList(path, xyxy, numbers, ids)
+        listed = own.pop(image["id"], [])
+        xyxy = np.array([_corners(entry) for entry in listed], np.float64).reshape(-1, 4)
+        labels = [names[entry["category_id"]] for entry in listed]
+        ids = tuple(f"{entry.get('id')} ({label})" for entry, label in zip(listed, labels, strict=True))
+        numbers = tuple(map(classes.index, labels))
+        truth = BoxList(path, xyxy, numbers, ids)
+        if masks:
+            categories = document["categories"]
+            truth = Annotated(path, xyxy, numbers, ids, image=image, annotations=listed, categories=categories)
+        height, width = image.get("height"), image.get("width")
+        yield str(image["file_name"]), (int(height), int(width)) if height and width else None, truth
     if own:
         raise ValueError(f"annotations of image {next(iter(own))!r}, which `images` does not list")
 
@@ -278,11 +283,17 @@ def _locate(name: str, roots: Sequence[Path], known: dict[Path, frozenset[str]],
     for root in roots:
         place = root / relative
         if place.parent not in known:
-            folder = place.parent
-            known[folder] = frozenset(p.name for p in folder.iterdir()) if folder.is_dir() else frozenset()
+            known[place.parent] = _names_in(place.parent)
         if place.name in known[place.parent]:
             return place
     return None
+
+
+def _names_in(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except (OSError, ValueError):  # no such folder, or no name that a folder can have
+        return frozenset()
 
 
 def _named(pairs: Sequence[Pair]) -> tuple[Pair, ...]:

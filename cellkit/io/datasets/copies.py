@@ -18,12 +18,14 @@ __all__ = ["Copy", "Look", "candidates", "contrast", "copy_faults", "find_copies
 _SIDE = 32
 _LARGE = 128
 _SHIFT = 12  # px of 128 that one image may be shifted against the other, either way
-_KEPT = 256
+_STEP = 2  # the same of 32 px, when candidates are looked for
+_KEPT = 1024
 _BLOCK = 1024
-_CANDIDATE = 0.4
+_CANDIDATE = 0.5
 _IN_PLACE = 0.98
 _LEAST_CONTRAST = 8.0  # the two outermost hundredths of pure Gaussian noise lie 4.7 standard deviations apart
 _SAME_TRUTH = 0.95
+_SAME_RESIZED = 0.8
 _LAPLACE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
@@ -59,21 +61,26 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """Return what tells a picture, float32 (y, x), from others: float32 (1024,) of length 1, zeros where it is flat.
+    """Return a picture, float32 (y, x), at 32 x 32 px without what changes slowly: float32 (32, 32).
 
-    The picture at 32 x 32 px without what changes slowly: an uneven background is common to all images of a camera.
+    An uneven background is common to all images of a camera and tells none from another.
     """
     import cv2
 
     small = cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    return _unit(small - cv2.GaussianBlur(small, (0, 0), 3.0))
+    return small - cv2.GaussianBlur(small, (0, 0), 3.0)
+
+
+def _units(pictures: np.ndarray) -> np.ndarray:
+    """Return pictures (n, y, x) as vectors (n, y * x) of mean 0 and length 1; zeros for a flat one."""
+    flat = pictures.reshape(len(pictures), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.divide(flat, length, out=np.zeros_like(flat), where=length > 1e-5)
 
 
 def _unit(picture: np.ndarray) -> np.ndarray:
-    """Return a picture as a vector of mean 0 and length 1; zeros where it is flat."""
-    flat = picture.ravel() - picture.mean()
-    length = float(np.linalg.norm(flat))
-    return flat / length if length > 1e-5 else np.zeros_like(flat)
+    return _units(picture[None])[0]
 
 
 def contrast(picture: np.ndarray) -> float:
@@ -105,10 +112,18 @@ def noise_fault(name: str, picture: np.ndarray) -> list[Finding]:
 
 
 def candidates(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of rows of `thumbnails`, float32 (n, k) of length 1, that may be alike."""
+    """Yield the pairs of `thumbnails`, float32 (n, 32, 32), that may be alike once one is shifted by some px."""
+    middle = _units(thumbnails[:, _STEP:-_STEP, _STEP:-_STEP])
+    width = _SIDE - 2 * _STEP
     for top in range(0, len(thumbnails), _BLOCK):
+        block = thumbnails[top : top + _BLOCK]
+        shifted = [
+            _units(block[:, y : y + width, x : x + width]) for y in range(2 * _STEP + 1) for x in range(2 * _STEP + 1)
+        ]
         for left in range(top, len(thumbnails), _BLOCK):
-            alike = thumbnails[top : top + _BLOCK] @ thumbnails[left : left + _BLOCK].T
+            alike = np.full((len(block), len(middle[left : left + _BLOCK])), -1, np.float32)
+            for part in shifted:
+                np.maximum(alike, part @ middle[left : left + _BLOCK].T, out=alike)
             for i, j in np.argwhere(alike >= _CANDIDATE):
                 if top + i < left + j:
                     yield top + int(i), left + int(j)
@@ -205,8 +220,9 @@ def _truths_differ(first: Pair, second: Pair) -> str:
         one, two = (sorted(map(tuple, pair.boxes(invalid="drop").xyxy.tolist())) for pair in (first, second))
         return "" if one == two else f"they have {len(one)} and {len(two)} boxes, not the same"
     a, b = (pair.classes() for pair in (first, second))
+    least = _SAME_TRUTH if a.shape == b.shape else _SAME_RESIZED
     if a.shape != b.shape:
         b = cv2.resize(b, a.shape[::-1], interpolation=cv2.INTER_NEAREST)
     there = (a > 0) | (b > 0)
     iou = float((a[there] == b[there]).mean()) if there.any() else 1.0
-    return "" if iou >= _SAME_TRUTH else f"only {100 * iou:.0f} % of their annotated pixels agree"
+    return "" if iou >= least else f"only {100 * iou:.0f} % of their annotated pixels agree"

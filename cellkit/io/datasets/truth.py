@@ -200,12 +200,17 @@ class Annotated(BoxList):
 
     def labels(self, size: tuple[int, int]) -> np.ndarray:
         """Return the masks as labels, numbered in the order of the file. Raises `FormatError` where two overlap."""
+        if not self.annotations:
+            return np.zeros(size, np.int32)
         return self._objects(size).labels()
 
     def instances(self, size: tuple[int, int]) -> Instances:
         """Return the masks. Raises `FormatError` where one is damaged."""
-        masks = tuple(mask for _, _, _, mask in self.each(size))
-        return Instances(_boxes(self._objects(size).boxes, self.numbers), masks)
+        if not self.annotations:
+            return Instances(_boxes(np.zeros((0, 4))), ())
+        objects = self._objects(size)
+        masks = tuple(objects.mask(i)[0] for i in range(len(objects)))
+        return Instances(_boxes(objects.boxes, self.numbers), masks)
 
     def classes(self, size: tuple[int, int]) -> np.ndarray:
         """Return the class of each pixel: 1 for the first class of the data set and so on, 0 for background."""
@@ -213,8 +218,10 @@ class Annotated(BoxList):
 
     def each(self, size: tuple[int, int]) -> Iterator[tuple[str, int, int, np.ndarray]]:
         """Yield id, first row, first column and pixels of each mask."""
+        if not self.annotations:
+            return
         objects = self._objects(size)
-        for i, name in enumerate(self.ids):
+        for i, name in enumerate(self.ids if objects is not None else ()):
             mask, (row, column) = objects.mask(i)
             yield name, row, column, mask
 
