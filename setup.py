@@ -59,7 +59,7 @@ setup(
             "pytest>=8.0",
             "roifile>=2024.1.10",
             "ruff>=0.9",
-        "scikit-learn>=1.3",
+            "scikit-learn>=1.3",
             "shapely>=2.0",
             "types-PyYAML",
         ],
