@@ -22,6 +22,7 @@ setup(
         "cellkit.formats",
         "cellkit.grid",
         "cellkit.io",
+        "cellkit.io.datasets",
         "cellkit.metrics",
         "cellkit.recipes",
         "cellkit.report",
