@@ -57,9 +57,10 @@ def test_what_enters_tiles_leaves_them_unchanged(h, w, size, halo, fill):
 @given(images(), st.integers(1, 12), st.integers(1, 15), st.sampled_from(PADS))
 def test_blending_what_tiles_agree_on_changes_nothing(image, size, halo, fill):
     frame = tile(image.shape[:2], size=size, halo=halo, pad=fill, blend="weighted")
-    np.testing.assert_allclose(through(frame, "image", image), image, atol=1e-6)
+    # Tiles of 1 px with a halo of 15 add up to hundreds of float32 terms for each pixel.
+    np.testing.assert_allclose(through(frame, "image", image), image, atol=5e-6)
     field = np.ascontiguousarray(image[..., 0])
-    np.testing.assert_allclose(through(frame, "field", field), field, atol=1e-6)
+    np.testing.assert_allclose(through(frame, "field", field), field, atol=5e-6)
     assert through(frame, "prob", np.ones_like(image)).max() <= 1
     mask = field > 0.5
     np.testing.assert_array_equal(through(frame, "mask", mask), mask)
