@@ -14,7 +14,7 @@ import numpy as np
 from cellkit.core import registry
 from cellkit.core.kinds import Kind
 from cellkit.core.stage import StageSpec
-from cellkit.report.style import CSS, SCRIPT
+from cellkit.report.style import CSS, PAGE, SCRIPT
 from cellkit.report.views import Base, View, data_uri, facts, spread, views
 
 __all__ = ["Trace", "explain_page"]
@@ -67,44 +67,13 @@ def explain_page(traces: Sequence[Trace], *, title: str) -> str:
     steps = sum(1 for trace in traces if trace.stage)
     facts_line = f"{size}{steps} step{'s' if steps != 1 else ''} · {_time(total)}"
     at = "" if base is None else f' data-base="step{first}"'
-    return _PAGE.format(
-        title=escape(title), css=CSS, script=SCRIPT, facts=facts_line, film="".join(film), cards="".join(cards), base=at
-    )
+    slots = {"title": escape(title), "facts": facts_line, "film": "".join(film), "cards": "".join(cards)}
+    words = {"item": "step", "items": "Steps", "compare": "Before", "help": _HELP}
+    return PAGE.format(css=CSS, script=SCRIPT, body=at, **slots, **words)
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body{base}>
-<header class="top">
-<h1>{title}</h1>
-<p class="facts">{facts}</p>
-<p class="help">Click a picture to see it large. Hold <b>Before</b> to see what the step started from.
-With a picture open: <kbd>←</kbd> <kbd>→</kbd> step through, hold <kbd>B</kbd> for before, <kbd>Z</kbd> zooms.</p>
-</header>
-<nav class="film" aria-label="Steps"><ol>{film}</ol></nav>
-<main>{cards}</main>
-<dialog id="large" aria-label="Picture at full size">
-<div class="bar"><h2></h2><span class="spacer"></span>
-<button type="button" data-act="before">Before</button>
-<button type="button" data-act="zoom" aria-pressed="false">Zoom</button>
-<button type="button" data-act="back" aria-label="Step before">←</button>
-<button type="button" data-act="on" aria-label="Next step">→</button>
-<button type="button" data-act="close">Close</button></div>
-<div class="room"></div>
-</dialog>
-<script>{script}</script>
-</body>
-</html>
-"""
+_HELP = """<p class="help">Click a picture to see it large. Hold <b>Before</b> to see what the step started from.
+With a picture open: <kbd>←</kbd> <kbd>→</kbd> step through, hold <kbd>B</kbd> for before, <kbd>Z</kbd> zooms.</p>"""
 
 
 def _framed(traces: Sequence[Trace]) -> Iterator[tuple[Trace, Base | None, int | None]]:

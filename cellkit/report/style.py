@@ -230,3 +230,37 @@ SCRIPT = """
   document.documentElement.dataset.ready = 'yes';
 })();
 """
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body{body}>
+<header class="top">
+<h1>{title}</h1>
+<p class="facts">{facts}</p>
+{help}
+</header>
+<nav class="film" aria-label="{items}"><ol>{film}</ol></nav>
+<main>{cards}</main>
+<dialog id="large" aria-label="Picture at full size">
+<div class="bar"><h2></h2><span class="spacer"></span>
+<button type="button" data-act="before">{compare}</button>
+<button type="button" data-act="zoom" aria-pressed="false">Zoom</button>
+<button type="button" data-act="back" aria-label="Previous {item}">←</button>
+<button type="button" data-act="on" aria-label="Next {item}">→</button>
+<button type="button" data-act="close">Close</button></div>
+<div class="room"></div>
+</dialog>
+<script>{script}</script>
+</body>
+</html>
+"""
+"""The frame of a page of pictures: `help` under its title, `film` of thumbnails, `cards`, and a full-size viewer."""

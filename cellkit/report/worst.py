@@ -16,7 +16,7 @@ from cellkit.metrics.instance import overlaps
 from cellkit.report.display import display
 from cellkit.report.overlay import draw, palette_for
 from cellkit.report.palette import edges
-from cellkit.report.style import CSS, SCRIPT
+from cellkit.report.style import CSS, PAGE, SCRIPT
 from cellkit.report.views import LARGEST, data_uri, fitted
 
 __all__ = ["OUTCOMES", "Case", "outcomes", "worst_page"]
@@ -76,11 +76,12 @@ def worst_page(cases: Sequence[Case], *, title: str, headline: str, rule: str, b
         if by != "foreground" or name != "confused"
     )
     count = f"{len(cases)} image{'s' if len(cases) != 1 else ''}, worst first · {headline}"
-    return _PAGE.format(
-        title=escape(title), css=CSS + _CSS, script=SCRIPT, facts=escape(count), rule=escape(rule),
-        legend=legend, rules=f"Colours: {escape(faults.RULES['majority'])}." if by == "objects" else "", film=film,
-        cards="".join(sections) or "<p>No image has a score.</p>",
-    )  # fmt: skip
+    rules = f"Colours: {escape(faults.RULES['majority'])}." if by == "objects" else ""
+    slots = {"title": escape(title), "facts": escape(count), "film": film}
+    cards = "".join(sections) or "<p>No image has a score.</p>"
+    words = {"item": "picture", "items": "Images", "compare": "Truth"}
+    help_text = _HELP.format(rule=escape(rule), rules=rules, legend=legend)
+    return PAGE.format(css=CSS + _CSS, script=SCRIPT, body="", cards=cards, help=help_text, **slots, **words)
 
 
 def outcomes(truth: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
@@ -235,38 +236,7 @@ border:1px solid var(--ink)}
 @media (max-width:52rem){.trio{grid-template-columns:minmax(0,1fr)}}
 """
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body>
-<header class="top">
-<h1>{title}</h1>
-<p class="facts">{facts}</p>
-<p class="help">{rule}. {rules}</p>
+_HELP = """<p class="help">{rule}. {rules}</p>
 <ul class="legend">{legend}<li>True outlines are white.</li></ul>
 <p class="help">Click a picture to see it large. Hold <b>Truth</b> to compare. With a picture open:
-<kbd>←</kbd> <kbd>→</kbd> step through, hold <kbd>B</kbd> for the truth, <kbd>Z</kbd> zooms.</p>
-</header>
-<nav class="film" aria-label="Images"><ol>{film}</ol></nav>
-<main>{cards}</main>
-<dialog id="large" aria-label="Picture at full size">
-<div class="bar"><h2></h2><span class="spacer"></span>
-<button type="button" data-act="before">Truth</button>
-<button type="button" data-act="zoom" aria-pressed="false">Zoom</button>
-<button type="button" data-act="back" aria-label="Picture before">←</button>
-<button type="button" data-act="on" aria-label="Next picture">→</button>
-<button type="button" data-act="close">Close</button></div>
-<div class="room"></div>
-</dialog>
-<script>{script}</script>
-</body>
-</html>
-"""
+<kbd>←</kbd> <kbd>→</kbd> step through, hold <kbd>B</kbd> for the truth, <kbd>Z</kbd> zooms.</p>"""
