@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Instances,
         Labels,
         Mask,
+        Model,
         Prob,
         Recipe,
         Sample,
@@ -51,7 +52,7 @@ _HOME = {
     **dict.fromkeys(("read", "read_labels", "write"), "cellkit.io"),
     **dict.fromkeys(("run", "run_batch"), "cellkit.engine"),
 }
-_MODULES = ("stages", "metrics", "formats", "io", "engine", "grid", "report", "core")
+_MODULES = ("stages", "metrics", "formats", "io", "engine", "grid", "report", "core", "models")
 
 __all__ = [
     "OBJECT",
@@ -67,6 +68,7 @@ __all__ = [
     "Instances",
     "Labels",
     "Mask",
+    "Model",
     "Prob",
     "Recipe",
     "Sample",

@@ -18,8 +18,9 @@ MAY_IMPORT = {
     "formats": {"core"},
     "metrics": {"core"},
     "io": {"core", "formats"},
-    "stages": {"core", "formats"},
-    "engine": {"core", "grid", "formats", "io", "report"},
+    "models": {"core", "grid"},
+    "stages": {"core", "formats", "models"},
+    "engine": {"core", "grid", "formats", "io", "report", "models"},
     "report": {"core", "formats", "metrics"},
     "recipes": set(),
 }

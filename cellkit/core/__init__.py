@@ -28,7 +28,7 @@ from cellkit.core.kinds import (
 )
 from cellkit.core.recipe import ReadOptions, Recipe, Step
 from cellkit.core.sample import Layer, Sample
-from cellkit.core.stage import OBJECT, WHOLE, FromSample, Span, StageSpec, bracket, stage
+from cellkit.core.stage import OBJECT, WHOLE, FromSample, Model, Span, StageSpec, bracket, stage
 
 __all__ = [
     "KINDS",
@@ -49,6 +49,7 @@ __all__ = [
     "Labels",
     "Layer",
     "Mask",
+    "Model",
     "Plan",
     "Prob",
     "ReadError",

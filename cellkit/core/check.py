@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cellkit.core import registry
+from cellkit.core.binding import Binding, Scope, bind_arguments
 from cellkit.core.errors import Fault, RecipeError, StageError, suggest
 from cellkit.core.kinds import KINDS, Kind
 from cellkit.core.recipe import Recipe, Step, parse, text_of
-from cellkit.core.stage import Argument, StageSpec
+from cellkit.core.stage import StageSpec
 
 __all__ = ["WRITERS", "BoundStep", "Plan", "bind", "check", "plan"]
 
@@ -24,10 +25,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
 }
 """Outputs made from layers instead of being one: name -> kinds, any of which they need. A layer of that name wins."""
 
-_BY_NAME_ONLY = ("raw", "seeds")
 _LAYER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
-
-Binding = str | tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def plan(recipe: Recipe) -> Plan:
 
 def bind(recipe: Recipe) -> Plan:
     """Bind every step to its layers, noting every fault instead of stopping at one."""
-    scope = _Scope({"raw": KINDS["image"], "image": KINDS["image"]}, [])
+    scope = Scope({"raw": KINDS["image"], "image": KINDS["image"]}, [])
     steps = _bind_steps(recipe.steps, scope, "steps")
     if not recipe.steps:
         scope.fault("steps", "the recipe has no steps", "e.g. `steps: [grayscale, otsu, components]`")
@@ -138,34 +136,12 @@ def bind(recipe: Recipe) -> Plan:
     return Plan(recipe, steps, scope.layers, outputs, tuple(scope.faults))
 
 
-@dataclass
-class _Scope:
-    """The layers known so far, oldest first, and the faults. `unsure` once a step could not be understood."""
-
-    layers: dict[str, Kind]
-    faults: list[Fault]
-    unsure: bool = False
-
-    def fault(self, where: str, message: str, fix: str = "", *, warning: bool = False) -> None:
-        self.faults.append(Fault(where, message, fix, warning))
-
-    def write(self, name: str, kind: Kind) -> None:
-        self.layers.pop(name, None)
-        self.layers[name] = kind
-
-    def newest(self, kinds: tuple[Kind, ...], taken: set[str] = frozenset()) -> str | None:  # type: ignore[assignment]
-        for name, kind in reversed(self.layers.items()):
-            if kind in kinds and name not in _BY_NAME_ONLY and name not in taken:
-                return name
-        return None
-
-
-def _bind_steps(steps: tuple[Step, ...], scope: _Scope, where: str) -> tuple[BoundStep, ...]:
+def _bind_steps(steps: tuple[Step, ...], scope: Scope, where: str) -> tuple[BoundStep, ...]:
     bound = (_bind_step(step, scope, f"{where}[{i}]") for i, step in enumerate(steps))
     return tuple(b for b in bound if b is not None)
 
 
-def _bind_step(step: Step, scope: _Scope, where: str) -> BoundStep | None:
+def _bind_step(step: Step, scope: Scope, where: str) -> BoundStep | None:
     if not step.stage:  # not understood; its fault is noted already
         scope.unsure = True
         return None
@@ -184,17 +160,27 @@ def _bind_step(step: Step, scope: _Scope, where: str) -> BoundStep | None:
     if step.steps:
         brackets = ", ".join(name for name, s in registry.stages().items() if s.bracket)
         scope.fault(where, "takes no inner `steps:`", f"brackets do: {brackets}")
-    bindings = _bind_arguments(step, spec, scope, where)
+    bindings = bind_arguments(step, spec, scope, where)
     if bindings is None:
         scope.unsure = True
         return None
+    _review(spec, params, scope, where)
     output, kind = _output(step, spec, bindings, scope, where)
     bound = BoundStep(where, step, spec, params, bindings, output, kind)
     scope.write(output, kind)
     return bound
 
 
-def _bind_params(step: Step, spec: StageSpec, scope: _Scope, where: str) -> dict[str, Any]:
+def _review(spec: StageSpec, params: dict[str, Any], scope: Scope, where: str) -> None:
+    if spec.review is not None:
+        for fault in spec.review(params, tuple(scope.done)):
+            scope.fault(
+                f"{where}.{fault.where}" if fault.where else where, fault.message, fault.fix, warning=fault.warning
+            )
+    scope.done.append((spec.name, params))
+
+
+def _bind_params(step: Step, spec: StageSpec, scope: Scope, where: str) -> dict[str, Any]:
     params = dict(spec.defaults)
     for name, value in step.params.items():
         if name in spec.supplied:
@@ -212,12 +198,13 @@ def _bind_params(step: Step, spec: StageSpec, scope: _Scope, where: str) -> dict
     return params
 
 
-def _bind_bracket(step: Step, spec: StageSpec, params: dict[str, Any], scope: _Scope, where: str) -> BoundStep:
+def _bind_bracket(step: Step, spec: StageSpec, params: dict[str, Any], scope: Scope, where: str) -> BoundStep:
     if step.inputs is not None or step.out:
         scope.fault(where, "a bracket takes no `in:` and no `out:`", "it changes the frame of every layer")
     if not step.steps:
         scope.fault(where, "a bracket needs inner `steps:`", "indent them under it")
-    inside = _Scope(dict(scope.layers), scope.faults, scope.unsure)
+    scope.done.append((spec.name, params))
+    inside = Scope(dict(scope.layers), scope.faults, scope.unsure, scope.done)
     inner = _bind_steps(step.steps, inside, f"{where}.steps")
     scope.unsure = inside.unsure
     exports = tuple((name, kind) for name, kind in inside.layers.items() if name not in scope.layers)
@@ -238,137 +225,23 @@ def _bind_bracket(step: Step, spec: StageSpec, params: dict[str, Any], scope: _S
     return BoundStep(where, step, spec, params, inner=inner, exports=exports)
 
 
-def _check_halo(inner: tuple[BoundStep, ...], params: dict[str, Any], scope: _Scope, where: str) -> None:
+def _check_halo(inner: tuple[BoundStep, ...], params: dict[str, Any], scope: Scope, where: str) -> None:
     halo = params.get("halo")
     reaches = [b.spec.reach(b.params) for b in inner if not b.spec.bracket]
     needed = sum(r for r in reaches if isinstance(r, int))
     if isinstance(halo, int) and needed > halo:
         text = f"the inner steps reach {needed} px, the halo is {halo} px: results depend on the tiling"
         scope.fault(where, text, f"halo: {needed}", warning=True)
+    size = params.get("size")
+    for b in inner if isinstance(halo, int) and size is not None else ():
+        grid = 1 if b.spec.bracket else b.spec.grid(b.params)
+        sides = (halo, *(size if isinstance(size, tuple) else (size,)))
+        if any(side % grid for side in sides):
+            text = f"{b.step.label} works on a grid of {grid} px: results depend on the tiling"
+            scope.fault(where, text, f"make size and halo multiples of {grid}", warning=True)
 
 
-def _bind_arguments(step: Step, spec: StageSpec, scope: _Scope, where: str) -> dict[str, Binding] | None:
-    """Return argument -> layer, or None where an argument could not be bound (its fault noted)."""
-    layers = [a for a in spec.arguments if a.kinds[0] != KINDS["histogram"]]
-    given = _given_inputs(step, layers, scope, where)
-    bindings: dict[str, Binding] = {}
-    failed = False
-    for argument in layers:
-        if argument.name in given:
-            bound = given[argument.name]
-            names = (bound,) if isinstance(bound, str) else bound
-            failed |= not all([_check_layer(name, argument, scope, where) for name in names])
-            bindings[argument.name] = names if argument.variadic else names[0]
-            continue
-        found, reason = _search(argument, layers, scope, set(_names_in(bindings)))
-        if found is None and not argument.optional:
-            failed = True
-            if not scope.unsure:
-                scope.fault(where, reason[0], reason[1])
-        bindings[argument.name] = found
-    if failed:
-        return None
-    for argument in spec.arguments:
-        if argument.kinds[0] == KINDS["histogram"]:
-            bindings[argument.name] = bindings[layers[0].name]
-    return bindings
-
-
-def _names_in(bindings: Mapping[str, Binding]) -> Iterator[str]:
-    for bound in bindings.values():
-        if bound is not None:
-            yield from (bound,) if isinstance(bound, str) else bound
-
-
-def _given_inputs(step: Step, arguments: list[Argument], scope: _Scope, where: str) -> dict[str, str | tuple[str, ...]]:
-    given: dict[str, str | tuple[str, ...]] = {}
-    names = [a.name for a in arguments]
-    if isinstance(step.inputs, Mapping):
-        for name, bound in step.inputs.items():
-            argument = next((a for a in arguments if a.name == name), None)
-            if argument is None:
-                hint = suggest(name, names) or f"reads: {', '.join(names)}"
-                scope.fault(f"{where}.in", f"no layer argument {name!r}", hint)
-            elif not isinstance(bound, str) and (not argument.variadic or not bound):
-                scope.fault(f"{where}.in", f"{name!r} takes one layer, got {list(bound)}")
-            else:
-                given[name] = bound
-    elif step.inputs is not None:
-        rest = list(step.inputs)
-        for argument in arguments:
-            if rest:
-                given[argument.name] = tuple(rest) if argument.variadic else rest[0]
-                rest = [] if argument.variadic else rest[1:]
-        if rest:
-            scope.fault(f"{where}.in", f"takes {len(names)} layers ({', '.join(names)}), got {len(step.inputs)}")
-    return given
-
-
-def _fits(kind: Kind, argument: Argument) -> bool:
-    # A one-channel Prob serves where a Field is asked for; the engine sees to the channels.
-    return kind in argument.kinds or (kind.name == "prob" and KINDS["field"] in argument.kinds)
-
-
-def _check_layer(name: str, argument: Argument, scope: _Scope, where: str) -> bool:
-    kind = scope.layers.get(name)
-    if kind is None:
-        if not scope.unsure:
-            hint = suggest(name, scope.layers) or f"layers here: {', '.join(scope.layers)}"
-            scope.fault(f"{where}.in", f"there is no layer {name!r} yet", hint)
-        return False
-    if not _fits(kind, argument):
-        wanted = " or ".join(map(str, argument.kinds))
-        scope.fault(f"{where}.in", f"{argument.name!r} wants {wanted}; layer {name!r} is {kind}")
-        return False
-    return True
-
-
-def _search(
-    argument: Argument, arguments: list[Argument], scope: _Scope, taken: set[str]
-) -> tuple[Binding, tuple[str, str]]:
-    """Find the layer for an argument without `in:`: (layer, ("", "")), or (None, (what is wrong, fix))."""
-    wanted = " or ".join(map(str, argument.kinds))
-    there = ", ".join(f"{name} ({kind})" for name, kind in scope.layers.items())
-    missing = (f"{argument.name!r} wants {wanted}; the layers here are {there}", _maker(argument))
-    if argument.variadic:
-        rest = [n for n, k in scope.layers.items() if _fits(k, argument) and n not in (*_BY_NAME_ONLY, *taken)]
-        return tuple(rest), ("", "")
-    alone = len(argument.kinds) == 1
-    if (alone or argument.name in _BY_NAME_ONLY) and scope.layers.get(argument.name) in argument.kinds:
-        return argument.name, ("", "")
-    if argument.name in _BY_NAME_ONLY:
-        return None, missing
-    rivals = [a.name for a in arguments if a is not argument and not a.variadic and a.name not in _BY_NAME_ONLY]
-    rivals = [n for n in rivals if set(next(a for a in arguments if a.name == n).kinds) & set(argument.kinds)]
-    if rivals:
-        fix = f"say which: `in: {{{argument.name}: ..., {', '.join(f'{n}: ...' for n in rivals)}}}`"
-        return None, (f"{argument.name!r} and {', '.join(map(repr, rivals))} take the same kind of layer", fix)
-    prob = KINDS["prob"]
-    if {k.name for k in argument.kinds} == {"image", "prob"}:
-        return scope.newest((prob,)) or scope.newest(argument.kinds), missing
-    found = scope.newest(argument.kinds)
-    if found is None and KINDS["field"] in argument.kinds:
-        found = scope.newest((prob,))
-    return found, missing
-
-
-def _maker(argument: Argument) -> str:
-    """Suggest stages that would make the layer an argument lacks."""
-    specs = registry.stages().values()
-    if argument.name in _BY_NAME_ONLY:
-        makers = [s.name for s in specs if s.out == argument.name]
-    else:
-        makers = [
-            s.name
-            for s in specs
-            if s.returns == argument.kinds[:1] and argument.kinds[0] not in {k for a in s.arguments for k in a.kinds}
-        ]
-    return f"made by: {', '.join(makers)}" if makers else ""
-
-
-def _output(
-    step: Step, spec: StageSpec, bindings: Mapping[str, Binding], scope: _Scope, where: str
-) -> tuple[str, Kind]:
+def _output(step: Step, spec: StageSpec, bindings: Mapping[str, Binding], scope: Scope, where: str) -> tuple[str, Kind]:
     first = bindings[spec.arguments[0].name]
     first = first[0] if isinstance(first, tuple) and first else first
     first_kind = scope.layers.get(first) if isinstance(first, str) else None
@@ -391,7 +264,7 @@ def _output(
     return name, kind
 
 
-def _outputs(recipe: Recipe, scope: _Scope) -> tuple[str, ...]:
+def _outputs(recipe: Recipe, scope: Scope) -> tuple[str, ...]:
     layers = {name: kind for name, kind in scope.layers.items() if name not in ("raw", "image", "seeds")}
     if not recipe.outputs:
         found = tuple(name for name, kind in layers.items() if kind.name in ("labels", "table", "boxes", "instances"))

@@ -11,11 +11,11 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal, TypeVar, Union
 
-from cellkit.core.errors import suggest
+from cellkit.core.errors import Fault, suggest
 from cellkit.core.kinds import Kind, kind_of
 
 __all__ = [
@@ -23,11 +23,14 @@ __all__ = [
     "WHOLE",
     "Argument",
     "FromSample",
+    "Loaded",
+    "Model",
     "Parameter",
     "Reach",
     "Span",
     "StageSpec",
     "bracket",
+    "read_parameters",
     "spec_of",
     "stage",
 ]
@@ -48,6 +51,7 @@ WHOLE: Final = _ReachName("WHOLE")
 
 Reach = Union[int, _ReachName]
 ReachRule = Union[Reach, Callable[[Mapping[str, Any]], Reach]]
+Review = Callable[[Mapping[str, Any], Sequence[tuple[str, Mapping[str, Any]]]], Iterable[Fault]]
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,15 @@ class FromSample:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """Marks a text parameter that names a resource: the engine hands the stage what it loaded under that name."""
+
+
+Model = Annotated[str, Loaded()]
+"""A parameter that names a network: one that `cellkit models` lists, or a file or folder of weights with a card."""
+
+
+@dataclass(frozen=True)
 class Argument:
     """A layer that a stage reads: the kinds it takes, in order of preference."""
 
@@ -89,12 +102,13 @@ class Argument:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A value that a recipe may set."""
+    """A value that a recipe may set. `loaded`: it names a resource (see `Model`)."""
 
     name: str
     type: Any
     default: Any
     span: Span | None = None
+    loaded: bool = False
 
     @property
     def choices(self) -> tuple[Any, ...]:
@@ -104,7 +118,7 @@ class Parameter:
     @property
     def type_text(self) -> str:
         """The type as a reader of a recipe would name it."""
-        return _type_text(self.type)
+        return "model" if self.loaded else _type_text(self.type)
 
     def coerce(self, value: Any) -> Any:
         """Return `value` as this parameter's type; raise `ValueError` with the reason where it does not fit."""
@@ -129,6 +143,8 @@ class StageSpec:
     reach_rule: ReachRule = WHOLE
     out: str = ""
     names: Callable[[Mapping[str, Any], tuple[str, ...]], tuple[str, ...]] | None = None
+    grid_rule: Callable[[Mapping[str, Any]], int] | None = None
+    review: Review | None = None
     bracket: bool = False
     origin: str = field(default="", compare=False)
 
@@ -152,6 +168,10 @@ class StageSpec:
         rule = self.reach_rule
         return rule(params) if callable(rule) else rule
 
+    def grid(self, params: Mapping[str, Any]) -> int:
+        """Pixels to a multiple of which a part must begin for its result to be that of the whole image."""
+        return self.grid_rule(params) if self.grid_rule is not None else 1
+
 
 _SPEC = "__cellkit_stage__"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -162,19 +182,24 @@ def stage(
     reach: ReachRule = WHOLE,
     out: str = "",
     names: Callable[[Mapping[str, Any], tuple[str, ...]], tuple[str, ...]] | None = None,
+    grid: Callable[[Mapping[str, Any]], int] | None = None,
+    review: Review | None = None,
 ) -> Callable[[F], F]:
     """Declare a pure function a stage; the function itself is returned unchanged.
 
     `reach` is the context one output pixel needs: a number of pixels, a function of the parameters, `OBJECT` or
     `WHOLE`. `out` names the layer it writes by default where that is not its first input or its kind's own name.
     `names` maps (parameters, first layer's channel names) to the names of the result; without it they are kept where
-    the number of channels is.
+    the number of channels is. `grid` maps the parameters to the number of pixels that a tile's corner must be a
+    multiple of (a network that pools has such a grid). `review` maps the parameters and the steps before, as (stage,
+    parameters), to what is wrong with them beyond types and ranges; the `where` of its faults names a parameter.
 
     Raises `TypeError` where the signature is no stage's.
     """
 
     def declare(function: F) -> F:
-        _attach(function, _read_signature(function, reach=reach, out=out, names=names))
+        spec = _read_signature(function)
+        _attach(function, replace(spec, reach_rule=reach, out=out, names=names, grid_rule=grid, review=review))
         return function
 
     return declare
@@ -182,15 +207,19 @@ def stage(
 
 def bracket(function: F) -> F:
     """Declare a function of ``(shape, /, *, parameters)`` that returns a frame: a step with inner `steps:`."""
-    signature = inspect.signature(function)
-    hints = typing.get_type_hints(function, include_extras=True)
-    given = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
-    parameters = {p.name: _parameter(function, p, hints.get(p.name, Any)) for p in given}
+    parameters = read_parameters(function)
     _attach(
         function,
         StageSpec(function.__name__, function, (), parameters, {}, (), bracket=True, origin=function.__module__),
     )
     return function
+
+
+def read_parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """Return the keyword-only parameters of a function by name. Raises `TypeError` where one lacks default or span."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    given = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return {p.name: _parameter(function, p, hints.get(p.name, Any)) for p in given}
 
 
 def spec_of(function: Callable[..., Any]) -> StageSpec | None:
@@ -202,7 +231,7 @@ def _attach(function: Callable[..., Any], spec: StageSpec) -> None:
     setattr(function, _SPEC, spec)
 
 
-def _read_signature(function: Callable[..., Any], *, reach: ReachRule, out: str, names: Any) -> StageSpec:
+def _read_signature(function: Callable[..., Any]) -> StageSpec:
     hints = typing.get_type_hints(function, include_extras=True)
     arguments: list[Argument] = []
     parameters: dict[str, Parameter] = {}
@@ -229,9 +258,6 @@ def _read_signature(function: Callable[..., Any], *, reach: ReachRule, out: str,
         types.MappingProxyType(parameters),
         types.MappingProxyType(supplied),
         returns,
-        reach,
-        out,
-        names,
         origin=function.__module__,
     )
 
@@ -259,7 +285,7 @@ def _parameter(function: Callable[..., Any], p: inspect.Parameter, hint: Any) ->
     numeric = [m for m in _members(base) if m in (int, float)]
     if numeric and span is None:
         raise TypeError(f"stage {function.__name__}: numeric parameter {p.name!r} needs a Span")
-    return Parameter(p.name, base, p.default, span)
+    return Parameter(p.name, base, p.default, span, any(isinstance(m, Loaded) for m in metadata))
 
 
 def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:

@@ -1,0 +1,177 @@
+"""Cards: what is known of a trained network, as data. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Union
+
+from cellkit.core import FormatError
+from cellkit.core.errors import suggest
+from cellkit.models.architecture import Task
+
+__all__ = ["FIXED_CLASSES", "HEADS", "Card", "Head", "parse_card"]
+
+Head = Literal["sigmoid", "softmax", "border", "distance", "boxes", "masks"]
+
+HEADS: Mapping[str, str] = {
+    "sigmoid": "one probability a class, each by itself",
+    "softmax": "one probability a class, background among them, that add up to 1",
+    "border": "softmax over background, interior and border of an object",
+    "distance": "interior and border of an object, and its distance map scaled to [0, 1], each by itself",
+    "boxes": "boxes with a class and a score",
+    "masks": "boxes with a class, a score and a mask",
+}
+"""What the outputs of a network mean."""
+
+FIXED_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "border": ("background", "interior", "border"),
+    "distance": ("interior", "border", "distance"),
+}
+"""The channels of those heads that prescribe them."""
+
+_VERSION = 1
+_MOST_BYTES = 10_000_000
+
+
+@dataclass(frozen=True)
+class Card:
+    """A trained network, but for its weights.
+
+    `architecture`, `parameters`: by which it is rebuilt. `task`: see `ArchitectureSpec`. `channels`: of the input,
+    whose values lie in `input_range`; `mean` and `std`, one a channel, are subtracted and divided by before the
+    network. `classes`: names of the output channels (dense) or of the classes that 0, 1, ... stand for (boxes, masks).
+    `head`: see `HEADS`. `recipe`: the steps it was trained behind, as a recipe holds them.
+
+    `divisor`: sides of an input are multiples of it. `reach`: pixels of context that an output pixel can depend on, or
+    None where it is the whole input. `halo`: pixels of context that a tile is given. `tolerance`: the largest
+    difference between tiled at that halo and untiled, in probabilities, at float32. `tile`: the side of the pictures a
+    detector was trained on, beyond which it tiles. `precision`: the number formats in which its figures hold.
+
+    `sha256` digests the weights. `obtain` says how to get or train them. `data`, `licence`: what it was trained on and
+    under which terms it may be used. `figures`: measured scores. `weak`: what it gets wrong.
+    """
+
+    name: str
+    architecture: str
+    task: Task
+    channels: int
+    classes: tuple[str, ...]
+    head: Head
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    input_range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    pixel_size: float | None = None
+    recipe: tuple[Any, ...] = ()
+    divisor: int = 1
+    reach: int | None = None
+    halo: int = 0
+    tolerance: float = 1e-4
+    tile: int | None = None
+    precision: tuple[str, ...] = ("float32",)
+    sha256: str = ""
+    obtain: str = ""
+    data: str = ""
+    licence: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    weak: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "mean", "std", "input_range", "precision"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        problem = _problem(self)
+        if problem:
+            raise FormatError(f"card {self.name!r}: {problem}")
+
+    def dump(self) -> str:
+        """Return the card as JSON; `parse_card` gives an equal card back."""
+        return json.dumps({"cellkit_card": _VERSION, **asdict(self)}, indent=2, ensure_ascii=False)
+
+
+def parse_card(text: str, where: str) -> Card:
+    """Return the card that JSON `text` holds. Raises `FormatError`, naming `where`, for anything else."""
+    if len(text) > _MOST_BYTES:
+        raise FormatError(f"{where}: no card: {len(text):,} characters")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: no card: {error}") from error
+    if not isinstance(values, dict) or "cellkit_card" not in values:
+        raise FormatError(f"{where}: no card: wanted a JSON object with the key cellkit_card")
+    version = values.pop("cellkit_card")
+    if version != _VERSION:
+        raise FormatError(f"{where}: a card of version {version!r}; this cellkit reads version {_VERSION}")
+    known = {f.name: f for f in fields(Card)}
+    for name in values:
+        if name not in known:
+            raise FormatError(f"{where}: unknown key {name!r} {suggest(name, known)}".rstrip())
+    missing = [name for name in ("name", "architecture", "task", "channels", "classes", "head") if name not in values]
+    if missing:
+        raise FormatError(f"{where}: the card lacks {', '.join(missing)}")
+    for name, value in values.items():
+        wanted = _TYPES[str(known[name].type)]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise FormatError(f"{where}: {name}: wanted {known[name].type}, got {value!r}")
+    try:
+        return Card(**{name: _tupled(value) for name, value in values.items()})
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from error
+
+
+_NUMBER = (int, float)
+_TYPES: Mapping[str, Any] = {
+    "str": str,
+    "Task": str,
+    "Head": str,
+    "int": int,
+    "float": _NUMBER,
+    "int | None": (int, type(None)),
+    "float | None": (*_NUMBER, type(None)),
+    "tuple[str, ...]": list,
+    "tuple[float, ...]": list,
+    "tuple[float, float]": list,
+    "tuple[Any, ...]": list,
+    "Mapping[str, Any]": dict,
+}
+"""What JSON gives for each annotation of `Card`."""
+
+
+def _tupled(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tupled(item) for item in value)
+    return {key: _tupled(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _problem(card: Card) -> str:
+    """Return what is wrong with the values of a card, or an empty string."""
+    heads = {"dense": ("sigmoid", "softmax", "border", "distance"), "boxes": ("boxes",), "masks": ("masks",)}
+    if card.task not in heads:
+        return f"task: wanted one of {', '.join(heads)}, got {card.task!r}"
+    if card.head not in heads[card.task]:
+        return f"head: for {card.task}, wanted one of {', '.join(heads[card.task])}, got {card.head!r}"
+    if not card.classes or not all(isinstance(name, str) and name for name in card.classes):
+        return f"classes: wanted at least one name, got {card.classes!r}"
+    if card.head in FIXED_CLASSES and card.classes != FIXED_CLASSES[card.head]:
+        return f"classes: head {card.head} has {', '.join(FIXED_CLASSES[card.head])}; got {', '.join(card.classes)}"
+    if not 1 <= card.channels <= 1024:
+        return f"channels: wanted 1 to 1024, got {card.channels}"
+    for name, least, most in (("divisor", 1, 4096), ("halo", 0, 10_000), ("tile", 16, 100_000), ("reach", 0, 100_000)):
+        value = getattr(card, name)
+        if value is not None and not least <= value <= most:
+            return f"{name}: wanted {least} to {most}, got {value}"
+    for name in ("mean", "std"):
+        values = getattr(card, name)
+        if values and not (len(values) == card.channels and _numbers(values) and (name == "mean" or min(values) > 0)):
+            return f"{name}: wanted one number a channel{', positive' * (name == 'std')}, got {values!r}"
+    if len(card.input_range) != 2 or not _numbers(card.input_range):
+        return f"input_range: wanted two numbers, got {card.input_range!r}"
+    if not set(card.precision) <= {"float32", "bfloat16", "float16"}:
+        return f"precision: wanted float32, bfloat16 or float16, got {card.precision!r}"
+    return ""
+
+
+def _numbers(values: Sequence[Union[float, Any]]) -> bool:
+    return all(isinstance(v, _NUMBER) and not isinstance(v, bool) and math.isfinite(v) for v in values)
