@@ -3,7 +3,47 @@
 torch is imported by what builds or runs a network, never by what lists or describes one.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from cellkit.models.architecture import ArchitectureSpec, architecture, architectures, build
 from cellkit.models.card import HEADS, Card
+from cellkit.models.store import Located, find_model, load_network, models, save_model
 
-__all__ = ["HEADS", "ArchitectureSpec", "Card", "architecture", "architectures", "build"]
+# What needs torch as soon as it is imported.
+_LAZY = {
+    "Inference": "cellkit.models.inference",
+    "Network": "cellkit.models.runtime",
+    "open_model": "cellkit.models.runtime",
+    "export_onnx": "cellkit.models.onnx_file",
+}
+
+__all__ = [
+    "HEADS",
+    "ArchitectureSpec",
+    "Card",
+    "Inference",
+    "Located",
+    "Network",
+    "architecture",
+    "architectures",
+    "build",
+    "export_onnx",
+    "find_model",
+    "load_network",
+    "models",
+    "open_model",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
