@@ -1,0 +1,72 @@
+"""A dense network of torch on one device: from a batch of tiles to probabilities."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+
+from cellkit.core import UsageError
+from cellkit.models.card import Card
+from cellkit.models.inference import Inference
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend:
+    """Calls a network on float32 tiles (n, c, y, x) and returns float32 probabilities (n, k, y, x).
+
+    `dtype` is the format of its convolutions; probabilities are always computed in float32. Weights and activations lie
+    channels last, as both kinds of device like them best. `compiled`: let torch compile the network first.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, card: Card, device: torch.device, dtype: torch.dtype, compiled: bool = False
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        module = Inference(network, card).eval().to(device=device, memory_format=torch.channels_last)
+        self.module: Any = torch.compile(module) if compiled else module
+        self.compiled = compiled
+        self._lane = threading.local()
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        """Return the probabilities of a batch. May raise ``torch.OutOfMemoryError``."""
+        batch = torch.from_numpy(tiles)
+        if self.device.type == "cuda":
+            return self._on_gpu(batch)
+        with torch.inference_mode(), torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+            return self._forward(batch.contiguous(memory_format=torch.channels_last)).numpy()
+
+    def _on_gpu(self, batch: torch.Tensor) -> np.ndarray:
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream()), torch.inference_mode():
+            moved = batch.pin_memory().to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cuda", self.dtype, enabled=self.dtype != torch.float32):
+                probs = self._forward(moved)
+            here = torch.empty(probs.shape, dtype=probs.dtype, pin_memory=True)
+            here.copy_(probs, non_blocking=True)
+            torch.cuda.current_stream().synchronize()
+            return here.numpy()
+
+    def _stream(self) -> Any:
+        # A stream a lane: what one lane copies goes on while another computes.
+        if not hasattr(self._lane, "stream"):
+            self._lane.stream = torch.cuda.Stream(self.device)
+        return self._lane.stream
+
+    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+        if not self.compiled:
+            return self.module(batch)
+        try:
+            return self.module(batch)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            text = str(error).strip().splitlines()[0][:300]
+            raise UsageError(f"--compile: torch cannot compile this network here: {text}; run without it") from error
+
+    def close(self) -> None:
+        """Give back what the device holds."""
+        self.module = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
