@@ -90,20 +90,43 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.xyxy)
 
+    def take(self, index: np.ndarray) -> Boxes:
+        """Return the boxes at the places `index`, in that order."""
+        return Boxes(self.xyxy[index], self.scores[index], self.classes[index])
+
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """Objects that may overlap: `boxes` and, for each, one bool mask cropped to its box rounded outwards."""
+    """Objects that may overlap: `boxes` and, for each, one bool mask cropped to its box rounded outwards.
+
+    `probs`, where a network gave them, are the probabilities behind the masks: float32 in [0, 1], of a mask's shape.
+    """
 
     boxes: Boxes
     masks: tuple[np.ndarray, ...]
+    probs: tuple[np.ndarray, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.boxes) != len(self.masks):
             raise KindError(f"Instances: {len(self.boxes)} boxes but {len(self.masks)} masks")
+        if self.probs is None:
+            return
+        if len(self.probs) != len(self.masks):
+            raise KindError(f"Instances: {len(self.masks)} masks but {len(self.probs)} probs")
+        for i, (mask, prob) in enumerate(zip(self.masks, self.probs, strict=True)):
+            if prob.dtype != np.float32 or prob.shape != mask.shape:
+                raise KindError(
+                    f"Instances: probs of object {i}: wanted float32 {mask.shape}, got {prob.dtype} {prob.shape}"
+                )
 
     def __len__(self) -> int:
         return len(self.masks)
+
+    def take(self, index: np.ndarray) -> Instances:
+        """Return the objects at the places `index`, in that order."""
+        boxes = self.boxes.take(index)
+        probs = None if self.probs is None else tuple(self.probs[i] for i in index)
+        return Instances(boxes, tuple(self.masks[i] for i in index), probs)
 
 
 _CLASS_KINDS: dict[type, Kind] = {

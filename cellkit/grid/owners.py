@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ __all__ = ["enter_boxes", "enter_instances", "own_boxes", "own_instances"]
 _SAME = 0.5
 
 Overlap = Callable[[np.ndarray, np.ndarray, Window], np.ndarray]
+"""Of boxes `one[k]` and `two[k]`: how alike they are within a window, 0 to 1."""
 
 
 def enter_boxes(boxes: Boxes, tile: Tile, outer: tuple[int, int]) -> Boxes:
@@ -31,7 +33,8 @@ def enter_boxes(boxes: Boxes, tile: Tile, outer: tuple[int, int]) -> Boxes:
 def enter_instances(instances: Instances, tile: Tile, outer: tuple[int, int]) -> Instances:
     """Return the instances whose boxes reach into the tile's window, uncut, in the tile's coordinates."""
     index = _entering(instances.boxes, tile, outer)
-    return Instances(_taken(instances.boxes, index, tile), tuple(instances.masks[i] for i in index))
+    entered = instances.take(index)
+    return replace(entered, boxes=_taken(instances.boxes, index, tile))
 
 
 def own_boxes(parts: Sequence[Boxes], tiles: tuple[Tile, ...], outer: tuple[int, int]) -> Boxes:
@@ -43,34 +46,32 @@ def own_boxes(parts: Sequence[Boxes], tiles: tuple[Tile, ...], outer: tuple[int,
     def overlap(one: np.ndarray, two: np.ndarray, region: Window) -> np.ndarray:
         return _box_overlap(_cut(boxes.xyxy[one], region), _cut(boxes.xyxy[two], region))
 
-    return _picked(boxes, _owned(boxes, part, tiles, outer, overlap))
+    return boxes.take(_owned(boxes, part, tiles, outer, overlap))
 
 
 def own_instances(parts: Sequence[Instances], tiles: tuple[Tile, ...], outer: tuple[int, int]) -> Instances:
-    """Return the instances of all tiles in outer coordinates, cut to the image, each object once."""
-    moved, masks = [], []
-    for instances, tile in zip(parts, tiles, strict=True):
-        boxes, kept = _moved(instances.boxes, tile, outer)
-        cut = [_cut_mask(instances, int(i), tile, box) for i, box in zip(kept, boxes.xyxy, strict=True)]
-        real = np.array([mask.any() for mask in cut], bool)
-        moved.append(_picked(boxes, np.flatnonzero(real)))
-        masks += [mask for mask in cut if mask.any()]
-    boxes = _concatenated(moved)
-    part = np.repeat(np.arange(len(moved)), [len(b) for b in moved])
+    """Return the instances of all tiles in outer coordinates, cut to the image, each object once.
+
+    Probabilities behind the masks are kept where every part has them.
+    """
+    moved = [_moved_instances(part, tile, outer) for part, tile in zip(parts, tiles, strict=True)]
+    boxes = _concatenated([m.boxes for m in moved])
+    masks = tuple(mask for m in moved for mask in m.masks)
+    probs = None
+    if any(m.probs is not None for m in moved) and all(m.probs is not None or not len(m) for m in moved):
+        probs = tuple(prob for m in moved for prob in m.probs or ())
+    part = np.repeat(np.arange(len(moved)), [len(m) for m in moved])
 
     def overlap(one: np.ndarray, two: np.ndarray, region: Window) -> np.ndarray:
-        out = _box_overlap(_cut(boxes.xyxy[one], region), _cut(boxes.xyxy[two], region))
-        for i, j in zip(*np.nonzero(out), strict=True):
-            a, b = one[i], two[j]
-            out[i, j] = _mask_overlap(boxes.xyxy[a], masks[a], boxes.xyxy[b], masks[b], region)
-        return out
+        return np.array(
+            [
+                _mask_overlap(boxes.xyxy[a], masks[a], boxes.xyxy[b], masks[b], region)
+                for a, b in zip(one.tolist(), two.tolist(), strict=True)
+            ],
+            np.float64,
+        )
 
-    index = _owned(boxes, part, tiles, outer, overlap)
-    return Instances(_picked(boxes, index), tuple(masks[i] for i in index))
-
-
-def _picked(boxes: Boxes, index: np.ndarray) -> Boxes:
-    return Boxes(boxes.xyxy[index], boxes.scores[index], boxes.classes[index])
+    return Instances(boxes, masks, probs).take(_owned(boxes, part, tiles, outer, overlap))
 
 
 def _concatenated(boxes: Sequence[Boxes]) -> Boxes:
@@ -124,18 +125,27 @@ def _frame_of(box: np.ndarray) -> Window:
     return Window(math.floor(box[1]), math.floor(box[0]), math.ceil(box[3]), math.ceil(box[2]))
 
 
-def _cut_mask(instances: Instances, index: int, tile: Tile, box: np.ndarray) -> np.ndarray:
-    moved = instances.boxes.xyxy[index] + _shift(tile.window)
-    return instances.masks[index][_frame_of(box).within(_frame_of(moved)).slices]
+def _moved_instances(instances: Instances, tile: Tile, outer: tuple[int, int]) -> Instances:
+    """Return the instances in outer coordinates, cut to the image, without those of which nothing is left there."""
+    boxes, kept = _moved(instances.boxes, tile, outer)
+    before = instances.boxes.xyxy[kept] + _shift(tile.window)
+    slices = [_frame_of(box).within(_frame_of(old)).slices for box, old in zip(boxes.xyxy, before, strict=True)]
+    masks = [instances.masks[i][at] for i, at in zip(kept, slices, strict=True)]
+    if instances.probs is None:
+        cut = Instances(boxes, tuple(masks))
+        there = [mask.any() for mask in masks]
+    else:
+        probs = [instances.probs[i][at] for i, at in zip(kept, slices, strict=True)]
+        cut = Instances(boxes, tuple(masks), tuple(probs))
+        there = [mask.any() or prob.any() for mask, prob in zip(masks, probs, strict=True)]
+    return cut if all(there) else cut.take(np.flatnonzero(np.array(there, bool)))
 
 
 def _box_overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Return intersection over union, (n, m); 0 where there is no area."""
-    low = np.maximum(one[:, None, :2], two[None, :, :2])
-    high = np.minimum(one[:, None, 2:], two[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
+    """Return intersection over union of boxes (n, 4), one by one; 0 where there is no area."""
+    common = np.clip(np.minimum(one[:, 2:], two[:, 2:]) - np.maximum(one[:, :2], two[:, :2]), 0, None).prod(axis=1)
     area = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (one, two)]
-    union = area[0][:, None] + area[1][None, :] - common
+    union = area[0] + area[1] - common
     return np.divide(common, union, out=np.zeros_like(common), where=common > 0)
 
 
@@ -204,12 +214,25 @@ def _matched(
                 for i in (earlier, index)
             )
             if len(one) and len(two):
-                likeness = overlap(one, two, region)
-                likeness *= boxes.classes[one][:, None] == boxes.classes[two][None, :]
-                best = likeness.argmax(axis=1)
-                mutual = likeness.argmax(axis=0)[best] == np.arange(len(one))
-                mutual &= likeness[np.arange(len(one)), best] > _SAME
-                edges.append(np.stack([one[mutual], two[best[mutual]]]))
+                edges.append(_partners(boxes, one, two, region, overlap))
     a, b = np.concatenate(edges, axis=1)
     graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(len(boxes), len(boxes)))
     return connected_components(graph, directed=False)[1] if len(boxes) else np.zeros(0, np.intp)
+
+
+def _partners(boxes: Boxes, one: np.ndarray, two: np.ndarray, region: Window, overlap: Overlap) -> np.ndarray:
+    """Return the pairs (2, n) of boxes in `one` and `two` that are each the other's best, and alike enough."""
+    from cellkit.grid._pairs import overlapping
+
+    sides = []
+    for index in (one, two):
+        sides += [_cut(boxes.xyxy[index], region).astype(np.float32), boxes.classes[index].astype(np.int64)]
+    i, j = overlapping(*sides)
+    likeness = overlap(one[i], two[j], region)
+    best = np.ones(len(i), bool)
+    for own, other in ((i, j), (j, i)):
+        order = np.lexsort((other, -likeness, own))  # of equal ones the first
+        later = order[1:][own[order][1:] == own[order][:-1]]
+        best[later] = False
+    best &= likeness > _SAME
+    return np.stack([one[i[best]], two[j[best]]])

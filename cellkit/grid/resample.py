@@ -60,14 +60,18 @@ def scaled_boxes(boxes: Boxes, scale: tuple[float, float]) -> Boxes:
 
 
 def scaled_instances(instances: Instances, scale: tuple[float, float]) -> Instances:
-    """Return `instances` with boxes scaled and masks resampled to them (nearest)."""
+    """Return `instances` with boxes scaled and masks and their probabilities resampled to them (nearest)."""
     boxes = scaled_boxes(instances.boxes, scale)
-    masks = []
+    pixels = []
     for old, new, mask in zip(instances.boxes.xyxy, boxes.xyxy, instances.masks, strict=True):
         rows = _within_mask(new[1], new[3], old[1], scale[0], mask.shape[0])
         columns = _within_mask(new[0], new[2], old[0], scale[1], mask.shape[1])
-        masks.append(mask[np.ix_(rows, columns)])
-    return Instances(boxes, tuple(masks))
+        pixels.append(np.ix_(rows, columns))
+    masks = tuple(mask[at] for mask, at in zip(instances.masks, pixels, strict=True))
+    probs = instances.probs
+    if probs is not None:
+        probs = tuple(prob[at] for prob, at in zip(probs, pixels, strict=True))
+    return Instances(boxes, masks, probs)
 
 
 def _within_mask(low: float, high: float, old_low: float, scale: float, length: int) -> np.ndarray:
