@@ -16,6 +16,7 @@ from cellkit.core.kinds import KINDS, Kind, validate
 from cellkit.core.recipe import Recipe
 from cellkit.core.sample import Layer, Sample
 from cellkit.core.stage import FromSample
+from cellkit.engine.networks import Networks
 
 __all__ = ["Observation", "execute", "live", "run"]
 
@@ -37,25 +38,40 @@ class Observation:
 Observer = Callable[[Observation], None]
 
 
-def run(recipe: Recipe | Plan, sample: Sample) -> Sample:
+def run(recipe: Recipe | Plan, sample: Sample, *, device: str = "auto") -> Sample:
     """Carry out every step of `recipe` on `sample` and return the sample with every layer made.
 
-    Raises `RecipeError` where the recipe does not check and `StageError` where a step fails on this sample.
+    `device` is where networks run: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises `RecipeError` where the recipe does not check, `StageError` where a step fails on this sample and
+    `UsageError` where a network or the device cannot be had.
     """
-    return execute(recipe if isinstance(recipe, Plan) else plan(recipe), sample)
+    bound = recipe if isinstance(recipe, Plan) else plan(recipe)
+    if device == "auto":
+        return execute(bound, sample)
+    from cellkit.models.runtime import Options
+
+    return execute(bound, sample, networks=Networks(Options(device)))
 
 
-def execute(bound: Plan, sample: Sample, keep: Sequence[str] | None = None, observe: Observer | None = None) -> Sample:
+def execute(
+    bound: Plan,
+    sample: Sample,
+    keep: Sequence[str] | None = None,
+    observe: Observer | None = None,
+    networks: Networks | None = None,
+) -> Sample:
     """As `run`; with `keep`, only those layers are made and the others dropped as soon as no step needs them.
 
-    `observe` is called after every step.
+    `observe` is called after every step. `networks` opens what the steps name.
     """
     needs = _needs(bound.steps, keep)
+    work = _Work(networks or Networks(), observe)
     cell = _Cell(sample, None)
     for step, needed in zip(bound.steps, needs, strict=True):
         if needed is not None and not step.writes & needed:
             continue
-        (cell,) = _run_step(step, [cell], _Watch(observe, 0))
+        (cell,) = _run_step(step, [cell], work)
         if needed is not None:
             cell = replace(cell, sample=cell.sample.without([n for n in cell.sample if n not in needed]))
     return cell.sample
@@ -81,13 +97,29 @@ def _needs(steps: Sequence[BoundStep], keep: Sequence[str] | None) -> list[set[s
 
 
 @dataclass(frozen=True)
-class _Watch:
+class _Work:
+    """What goes along with the steps: the networks, who is told of each step, and how deep in brackets it stands."""
+
+    networks: Networks
     observe: Observer | None
-    depth: int
+    depth: int = 0
 
     def tell(self, step: BoundStep, layer: Layer | None, parts: int, since: float) -> None:
         if self.observe is not None:
             self.observe(Observation(step, self.depth, layer, parts, perf_counter() - since))
+
+
+class _Total:
+    """Adds up what is told of one step in group after group of parts; the first layer stands for all."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Observation] = {}
+
+    def add(self, now: Observation) -> None:
+        before = self.seen.get(now.step.where)
+        if before is not None:
+            now = replace(before, parts=before.parts + now.parts, seconds=before.seconds + now.seconds)
+        self.seen[now.step.where] = now
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,24 +130,28 @@ class _Cell:
     region: np.ndarray | tuple[slice, slice] | None
 
 
-def _run_step(step: BoundStep, cells: list[_Cell], watch: _Watch) -> list[_Cell]:
+def _run_step(step: BoundStep, cells: list[_Cell], work: _Work) -> list[_Cell]:
     started = perf_counter()
     if step.spec.bracket:
-        done = _run_bracket(step, cells, watch)
-        watch.tell(step, None, len(cells), started)
+        done = _run_bracket(step, cells, work)
+        work.tell(step, None, len(cells), started)
         return done
     histogram = _measure(step, cells)
-    done = []
-    for cell in cells:
-        layer = _call(step, cell.sample, histogram)
-        done.append(replace(cell, sample=cell.sample.with_layer(step.output, layer.kind, layer.value, layer.names)))
-    watch.tell(step, done[0].sample.layer(step.output), len(cells), started)
+    params = work.networks.fill(step)
+
+    def one(cell: _Cell) -> _Cell:
+        layer = _call(step, params, cell.sample, histogram)
+        return replace(cell, sample=cell.sample.with_layer(step.output, layer.kind, layer.value, layer.names))
+
+    done = work.networks.map(step, one, cells)
+    work.tell(step, done[0].sample.layer(step.output), len(cells), started)
     return done
 
 
-def _run_bracket(step: BoundStep, cells: list[_Cell], watch: _Watch) -> list[_Cell]:
+def _run_bracket(step: BoundStep, cells: list[_Cell], work: _Work) -> list[_Cell]:
     frames = [_frame(step, cell.sample.shape) for cell in cells]
-    inside = replace(watch, depth=watch.depth + 1)
+    total = _Total()
+    inside = replace(work, depth=work.depth + 1, observe=total.add if work.observe is not None else None)
     wanted = {*step.reads, "raw"}
     parts = [
         _enter(part, cell, wanted, frame.scale)
@@ -129,12 +165,16 @@ def _run_bracket(step: BoundStep, cells: list[_Cell], watch: _Watch) -> list[_Ce
         made = [_exports(step, part) for part in parts]
     else:
         made = []
-        for i, part in enumerate(parts):
-            spy = inside if i == 0 else replace(inside, observe=None)
+        group = work.networks.group(step.inner)
+        for first in range(0, len(parts), group):
+            some = parts[first : first + group]
+            parts[first : first + group] = [None] * len(some)  # type: ignore[list-item]
             for inner in step.inner:
-                (part,) = _run_step(inner, [part], spy)
-            made.append(_exports(step, part))
-            parts[i] = part = None  # type: ignore[assignment, call-overload]
+                some = _run_step(inner, some, inside)
+            made += [_exports(step, part) for part in some]
+    if work.observe is not None:
+        for seen in total.seen.values():
+            work.observe(seen)
     done, at = [], 0
     for cell, frame in zip(cells, frames, strict=True):
         own = made[at : at + len(frame.parts)]
@@ -202,7 +242,7 @@ def _measure(step: BoundStep, cells: list[_Cell]) -> Histogram | None:
     return total
 
 
-def _call(step: BoundStep, sample: Sample, histogram: Histogram | None) -> Layer:
+def _call(step: BoundStep, params: dict[str, Any], sample: Sample, histogram: Histogram | None) -> Layer:
     spec = step.spec
     values: list[Any] = []
     for argument in spec.arguments:
@@ -215,7 +255,7 @@ def _call(step: BoundStep, sample: Sample, histogram: Histogram | None) -> Layer
             values.append(None if bound is None else _value(step, sample, bound, argument.kinds))
     supplied = {name: _supply(step, sample, source) for name, source in spec.supplied.items()}
     with _naming(step):
-        value = spec.function(*values, **step.params, **supplied)
+        value = spec.function(*values, **params, **supplied)
     kind = step.kind
     if kind is None:
         raise StageError(f"{step.where}: a stage makes one layer")

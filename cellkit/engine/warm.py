@@ -20,6 +20,7 @@ from cellkit.core.histogram import Histogram
 from cellkit.core.kinds import Kind
 from cellkit.core.recipe import dump, load
 from cellkit.engine.execute import live
+from cellkit.engine.networks import loads
 from cellkit.engine.outputs import layers_for
 
 __all__ = ["main", "warming"]
@@ -61,6 +62,8 @@ def main() -> None:
     """Read a recipe from standard input and call each stage it needs on next to nothing, the last one first."""
     plan = bind(load(sys.stdin.read()))
     for step in reversed(list(_flat(live(plan, layers_for(plan))))):
+        if loads(step.spec):
+            continue  # a network compiles nothing, and is long to load
         # Only the loading of its kernels matters; what a stage says of such an input does not.
         with suppress(Exception):
             step.spec.function(*_arguments(step), **step.params)
