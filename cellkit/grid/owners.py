@@ -102,14 +102,24 @@ def _shift(window: Window) -> np.ndarray:
     return np.array([window.left, window.top, window.left, window.top], np.float32)
 
 
+def _shifted(xyxy: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Return the boxes moved by whole pixels; rounded outwards they stay as large, so that their masks still fit."""
+    moved = xyxy + offset
+    # Far from the origin float32 is coarse, and a side a hair from a pixel's edge could be rounded onto it.
+    low, high = np.floor(xyxy[:, :2]) + offset[:2] + 1, np.ceil(xyxy[:, 2:]) + offset[2:] - 1
+    moved[:, :2] = np.where(moved[:, :2] >= low, np.nextafter(low, np.float32(-np.inf)), moved[:, :2])
+    moved[:, 2:] = np.where(moved[:, 2:] <= high, np.nextafter(high, np.float32(np.inf)), moved[:, 2:])
+    return moved
+
+
 def _taken(boxes: Boxes, index: np.ndarray, tile: Tile) -> Boxes:
-    return Boxes(boxes.xyxy[index] - _shift(tile.window), boxes.scores[index], boxes.classes[index])
+    return Boxes(_shifted(boxes.xyxy[index], -_shift(tile.window)), boxes.scores[index], boxes.classes[index])
 
 
 def _moved(boxes: Boxes, tile: Tile, outer: tuple[int, int]) -> tuple[Boxes, np.ndarray]:
     """Return the boxes in outer coordinates, cut to the image, without those outside it; and which these were."""
     image = Window(0, 0, *outer)
-    xyxy = boxes.xyxy + _shift(tile.window)
+    xyxy = _shifted(boxes.xyxy, _shift(tile.window))
     kept = np.flatnonzero(_reaches(xyxy, image))
     return Boxes(_cut(xyxy[kept], image), boxes.scores[kept], boxes.classes[kept]), kept
 
@@ -128,7 +138,7 @@ def _frame_of(box: np.ndarray) -> Window:
 def _moved_instances(instances: Instances, tile: Tile, outer: tuple[int, int]) -> Instances:
     """Return the instances in outer coordinates, cut to the image, without those of which nothing is left there."""
     boxes, kept = _moved(instances.boxes, tile, outer)
-    before = instances.boxes.xyxy[kept] + _shift(tile.window)
+    before = _shifted(instances.boxes.xyxy[kept], _shift(tile.window))
     slices = [_frame_of(box).within(_frame_of(old)).slices for box, old in zip(boxes.xyxy, before, strict=True)]
     masks = [instances.masks[i][at] for i, at in zip(kept, slices, strict=True)]
     if instances.probs is None:
