@@ -29,6 +29,8 @@ class _Options:
     outputs: str | None
     fresh: bool
     device: str
+    memory: str | None
+    compiled: bool
     as_json: bool
     settings: tuple[str, ...]
     plugins: tuple[str, ...]
@@ -44,7 +46,9 @@ class _Options:
 @click.option("--outputs", metavar="NAME,...", help="Write these instead of the recipe's outputs.")
 @recipe_options
 @click.option("--fresh/--resume", default=False, help="Start over, or keep finished images.  [default: resume]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--device", default="auto", metavar="DEVICE", help="Where networks run: auto, cpu, cuda or cuda:N.")
+@click.option("--memory", metavar="SIZE", help="Stay within this much memory, e.g. 2GB.")
+@click.option("--compile", "compiled", is_flag=True, help="Let torch compile networks first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def run_command(ctx: click.Context, **given: Any) -> None:
@@ -59,17 +63,17 @@ def run_command(ctx: click.Context, **given: Any) -> None:
     Example:
       cellkit run nuclei-classical pictures/nuclei -o out --set drop_small.area=30
     """
-    from cellkit.core import Recipe, UsageError
+    from cellkit.core import Recipe
     from cellkit.engine.batch import Settings, run_batch
+    from cellkit.models.device import parse_memory
 
     options = _Options(**given)
-    if options.device == "cuda":
-        raise UsageError("--device cuda: no stage of this version runs on a GPU; use --device cpu or auto")
     load_plugins(options.plugins)
     recipe = _with_outputs(Recipe.read(options.recipe), options.outputs)
     recipe = changed(recipe, options.settings, options.bits, options.pixel_size)
     show = _Lines() if options.as_json or not sys.stderr.isatty() else _Bar()
-    settings = Settings(options.workers, options.fresh)
+    memory = None if options.memory is None else parse_memory(options.memory)
+    settings = Settings(options.workers, options.fresh, options.device, memory, options.compiled)
     try:
         with show:
             result = run_batch(
@@ -193,6 +197,7 @@ def _summary(result: BatchResult) -> dict[str, Any]:
         "objects": result.objects,
         "seconds": round(result.seconds, 3),
         "step_seconds": {where: round(seconds, 4) for where, seconds in result.step_seconds.items()},
+        "notes": list(result.notes),
     }
 
 
@@ -217,5 +222,7 @@ def _print_summary(result: BatchResult) -> None:
         console.print(f"[red]failed[/] {escape(name)}: {escape(reason)}")
     if len(result.failed) > _SHOWN_FAILURES:
         console.print(f"and {len(result.failed) - _SHOWN_FAILURES:,} more, all in images.csv")
+    for note in result.notes:
+        console.print(f"[yellow]note[/] {escape(note)}")
     if result.others:
         console.print(f"{result.others:,} results of earlier runs on other images remain in the folder")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,8 +18,11 @@ from cellkit.core.errors import CellkitError, UsageError, WriteError
 from cellkit.core.recipe import Recipe, dump
 from cellkit.core.sample import Sample
 from cellkit.engine.execute import Observation, execute
+from cellkit.engine.footprint import Room
 from cellkit.engine.manifest import Manifest, Record
+from cellkit.engine.networks import Networks, divide_memory, open_networks
 from cellkit.engine.outputs import counts, encode, layers_for, write_image_outputs
+from cellkit.engine.reading import Reader, Reading
 from cellkit.engine.warm import warming
 
 if TYPE_CHECKING:
@@ -29,20 +31,29 @@ if TYPE_CHECKING:
 __all__ = ["BatchResult", "Settings", "run_batch"]
 
 STATE_FOLDER = ".cellkit"
-_READ_AHEAD_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a batch is carried out, without a say in its results: workers (None: all cores), a fresh start."""
+    """How a batch is carried out, without a say in its results but for rounding.
+
+    `workers`: images in work at once (None: all cores). `fresh`: start over. `device`: where networks run. `memory`:
+    the bytes that this process should stay within (None: no bound). `compiled`: let torch compile networks.
+    """
 
     workers: int | None = None
     fresh: bool = False
+    device: str = "auto"
+    memory: int | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """How a batch ended: images done now, kept from an earlier run and failed; objects by layer; seconds by step."""
+    """How a batch ended: images done now, kept from an earlier run and failed; objects by layer; seconds by step.
+
+    `notes` says what a user should know of how networks ran.
+    """
 
     folder: Path
     done: int = 0
@@ -52,6 +63,7 @@ class BatchResult:
     seconds: float = 0.0
     objects: dict[str, int] = field(default_factory=dict)
     step_seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -82,8 +94,8 @@ def run_batch(
     An image that fails is recorded with its reason and stops nothing. A run that was interrupted continues: images
     whose file, recipe and outputs are unchanged are kept as they are.
 
-    Raises `RecipeError` and `UsageError` before anything is written; `WriteError` where the state or the tables of
-    the run cannot be written.
+    Raises `RecipeError`, `UsageError` and, for a damaged network, `FormatError` before anything is written;
+    `WriteError` where the state or the tables of the run cannot be written.
     """
     from cellkit.engine.results import write_results
     from cellkit.io import find
@@ -94,9 +106,12 @@ def run_batch(
     if workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
     sources = find(images, recipe.read_options)
+    networks = open_networks(bound, settings)
     folder = _prepare(Path(out))
     started = perf_counter()
-    job = _Job(bound, folder, folder / STATE_FOLDER / "tmp", _digest_recipe(bound))
+    digest = _digest_recipe(bound, networks)
+    reader = Reader(bound, folder, digest, Room(divide_memory(networks, settings)))
+    job = _Job(bound, folder, folder / STATE_FOLDER / "tmp", digest, reader, networks)
     with Manifest(folder / STATE_FOLDER) as manifest, _single_threaded_opencv(workers), warming(bound, workers):
         manifest.begin([source.name for source in sources], fresh=settings.fresh)
         if on_start is not None:
@@ -111,7 +126,10 @@ def run_batch(
             if on_image is not None:
                 on_image(outcome)
         result = replace(tally.result(folder), others=manifest.others(), seconds=perf_counter() - started)
-        write_results(bound, manifest, result, job.digest)
+        result = replace(result, notes=networks.notes())
+        write_results(
+            bound, manifest, result, {"recipe": job.digest, "networks": networks.digests(), "device": networks.device}
+        )
     return result
 
 
@@ -121,6 +139,8 @@ class _Job:
     folder: Path
     scratch: Path
     digest: str
+    reader: Reader
+    networks: Networks
 
 
 class _Tally:
@@ -158,26 +178,17 @@ def _prepare(out: Path) -> Path:
     return out
 
 
-def _digest_recipe(bound: Plan) -> str:
-    """Digest all that decides the results besides the image: steps with every default, plug-in files, version."""
+def _digest_recipe(bound: Plan, networks: Networks) -> str:
+    """Digest all that decides the results besides the image: steps with every default, plug-ins, networks, version."""
     from cellkit import __version__
 
     text = dump(replace(bound.resolved(), name="recipe", description=""))
-    return _sha256([text, repr(sorted(registry.plugin_digests().items())), __version__])
+    loaded = [repr(sorted(networks.digests().items()))] if networks.used else []
+    return _sha256([text, repr(sorted(registry.plugin_digests().items())), __version__, *loaded])
 
 
 def _sha256(texts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
-
-
-def _digest_files(paths: Sequence[Path]) -> str:
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                total.update(block)
-        total.update(b"\0")
-    return total.hexdigest()
 
 
 class _single_threaded_opencv:  # noqa: N801 - reads as a word in a `with`
@@ -198,47 +209,8 @@ class _single_threaded_opencv:  # noqa: N801 - reads as a word in a `with`
         cv2.setNumThreads(self.before)
 
 
-class _Ahead:
-    """Bounds how much is read but not yet worked on.
-
-    Readers wait while more than `limit` bytes lie ready, unless a worker has nothing to do but wait for them.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held, self.hungry, self.stopped = limit, 0, 0, False
-        self.changed = threading.Condition()
-
-    def wait_for_room(self) -> None:
-        with self.changed:
-            self.changed.wait_for(lambda: self.held < self.limit or self.hungry > 0 or self.stopped)
-
-    def put(self, size: int) -> None:
-        with self.changed:
-            self.held += size
-
-    def take(self, reading: Future[_Reading]) -> _Reading:
-        with self.changed:
-            self.hungry += 1
-            self.changed.notify_all()
-        try:
-            result = reading.result()
-        finally:
-            with self.changed:
-                self.hungry -= 1
-        with self.changed:
-            self.held -= result.size
-            self.changed.notify_all()
-        return result
-
-    def stop(self) -> None:
-        with self.changed:
-            self.stopped = True
-            self.changed.notify_all()
-
-
 def _outcomes(job: _Job, sources: Sequence[Source], manifest: Manifest, workers: int) -> Iterator[Outcome]:
     """Yield outcomes as they come. Reads run ahead of the work by a bounded number of images and of bytes."""
-    ahead = _Ahead(_READ_AHEAD_BYTES)
     readers = ThreadPoolExecutor(max(1, workers // 4), "read")
     pool = ThreadPoolExecutor(workers, "work")
     waiting = deque(sources)
@@ -247,71 +219,29 @@ def _outcomes(job: _Job, sources: Sequence[Source], manifest: Manifest, workers:
         while waiting or pending:
             while waiting and len(pending) < 2 * workers + 2:
                 source = waiting.popleft()
-                reading = readers.submit(_read, job, source, manifest.get(source.name), ahead)
-                pending.add(pool.submit(_work, job, source, reading, ahead))
+                reading = readers.submit(job.reader.read, source, manifest.get(source.name))
+                pending.add(pool.submit(_work, job, source, reading))
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
     finally:
-        ahead.stop()
+        job.reader.ahead.stop()
+        job.reader.room.close()
         for executor in (readers, pool):
             executor.shutdown(wait=False, cancel_futures=True)
         for executor in (readers, pool):
             executor.shutdown(wait=True)
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A decoded image, or an earlier record that still holds, or the reason why there is neither."""
-
-    digest: str = ""
-    sample: Sample | None = None
-    kept: Record | None = None
-    reason: str = ""
-    size: int = 0
-    seconds: float = 0.0
-
-
-def _read(job: _Job, source: Source, before: Record | None, ahead: _Ahead) -> _Reading:
-    from cellkit.io import read
-
-    ahead.wait_for_room()
-    started = perf_counter()
-    digest = ""
+def _work(job: _Job, source: Source, reading_future: Future[Reading]) -> Outcome:
+    reading = job.reader.ahead.take(reading_future)
     try:
-        if all(path.is_file() for path in source.paths):  # read() names what is missing better than open() does
-            digest = _digest_files(source.paths)
-        if before is not None and _holds(job, before, digest):
-            return _Reading(digest, kept=before)
-        sample = replace(read(source, job.plan.recipe.read_options), name=source.name)
-    except CellkitError as error:
-        return _Reading(digest, reason=str(error), seconds=perf_counter() - started)
-    except OSError as error:
-        reason = f"{source.paths[0]}: {error.strerror or error}"
-        return _Reading(digest, reason=reason, seconds=perf_counter() - started)
-    except MemoryError:
-        return _Reading(digest, reason=f"{source.paths[0]}: does not fit in memory", seconds=perf_counter() - started)
-    size = sample["raw"].nbytes
-    ahead.put(size)
-    return _Reading(digest, sample, size=size, seconds=perf_counter() - started)
+        return _worked(job, source, reading)
+    finally:
+        job.reader.room.leave(reading.room)
 
 
-def _holds(job: _Job, before: Record, digest: str) -> bool:
-    """Tell whether an earlier result still stands: same recipe, same file, and every output still as written."""
-    if before.status != "done" or before.recipe != job.digest or before.digest != digest or not digest:
-        return False
-    return all(_size(job.folder / name) == size for name, size in before.files.items())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _work(job: _Job, source: Source, reading_future: Future[_Reading], ahead: _Ahead) -> Outcome:
-    reading = ahead.take(reading_future)
+def _worked(job: _Job, source: Source, reading: Reading) -> Outcome:
     text = str(source.paths[0]) if len(source.paths) == 1 else " + ".join(map(str, source.paths))
     if reading.kept is not None:
         return Outcome(replace(reading.kept, source=text), kept=True)
@@ -327,7 +257,7 @@ def _work(job: _Job, source: Source, reading_future: Future[_Reading], ahead: _A
 
     try:
         sample = reading.sample
-        done = execute(job.plan, sample, keep=layers_for(job.plan), observe=observe)
+        done = execute(job.plan, sample, layers_for(job.plan), observe, job.networks)
         facts = _facts(job, done)
         tables = encode(job.plan, done)
         files = write_image_outputs(job.plan, done, job.folder, job.scratch)

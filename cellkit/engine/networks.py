@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cellkit.core.check import BoundStep
+from cellkit.core.check import BoundStep, Plan
 from cellkit.core.errors import UsageError
 from cellkit.core.stage import StageSpec
 
 if TYPE_CHECKING:
+    from cellkit.engine.batch import Settings
     from cellkit.models.runtime import Network, Options
 
-__all__ = ["Networks", "loads"]
+__all__ = ["Networks", "divide_memory", "loads", "open_networks"]
+
+_LEAST_LEFT = 64 * 2**20
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,6 +33,7 @@ class Networks:
     def __init__(self, options: Options | None = None) -> None:
         self.options = options
         self.used: dict[str, Network] = {}
+        self._opened: dict[tuple[str, str], Network] = {}
 
     def open(self, steps: Sequence[BoundStep]) -> None:
         """Open every network that `steps` name. Raises `UsageError` or `FormatError` where one cannot be had."""
@@ -55,15 +59,71 @@ class Networks:
         with ThreadPoolExecutor(min(len(items), self.group([step]))) as pool:
             return list(pool.map(function, items))
 
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of the weights of every network used so far, by name."""
+        return {name: network.card.sha256 for name, network in sorted(self.used.items())}
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a user should know of how the networks ran."""
+        return tuple(dict.fromkeys(note for network in self.used.values() for note in network.notes))
+
+    @property
+    def device(self) -> str:
+        """Return where the networks run, in words; ``cpu`` where there are none."""
+        return next((network.device for network in self.used.values()), "cpu")
+
     def _get(self, step: BoundStep, model: str) -> Network:
         from cellkit.models.runtime import open_model
 
         if not model:
             raise UsageError(f"{step.where}: no model is named; `cellkit models` lists them")
-        precision = step.params.get("precision", "auto")
-        network = open_model(model, self.options, precision)
-        self.used[model] = network
-        return network
+        key = model, step.params.get("precision", "auto")
+        if key not in self._opened:
+            self._opened[key] = self.used[model] = open_model(model, self.options, key[1])
+        return self._opened[key]
+
+
+def open_networks(bound: Plan, settings: Settings) -> Networks:
+    """Open every network that `bound` needs for what it writes.
+
+    Raises `UsageError` where one or the device cannot be had, `FormatError` where one is damaged.
+    """
+    from cellkit.engine.execute import live
+    from cellkit.engine.outputs import layers_for
+
+    steps = live(bound, layers_for(bound))
+    if not any(loads(step.spec) for step in _flat(steps)):
+        if settings.device not in ("auto", "cpu"):
+            raise UsageError(f"--device {settings.device}: no step of this recipe runs on a GPU; use cpu or auto")
+        return Networks()
+    from cellkit.models.runtime import Options
+
+    networks = Networks(Options(settings.device, compiled=settings.compiled, alone=False))
+    networks.open(steps)
+    return networks
+
+
+def divide_memory(networks: Networks, settings: Settings) -> int | None:
+    """Return the bytes that images in work may take of ``settings.memory``, having given networks their share.
+
+    What is left beside the process as it stands goes to networks by a third, the rest to images. Raises `UsageError`
+    where nothing is left.
+    """
+    if settings.memory is None:
+        return None
+    from cellkit.models.device import process_bytes
+
+    taken = process_bytes()
+    left = settings.memory - taken
+    if left < _LEAST_LEFT:
+        have, need = settings.memory / 1e6, (taken + _LEAST_LEFT) / 1e6
+        raise UsageError(
+            f"--memory {have:,.0f} MB: too little; with what is loaded, this needs at least {need:,.0f} MB"
+        )
+    on_cpu = [network for network in networks.used.values() if network.device == "cpu"]
+    for network in on_cpu:
+        network.memory = left // 3 // len(on_cpu)
+    return left - (left // 3 if on_cpu else 0)
 
 
 def _flat(steps: Sequence[BoundStep]) -> Iterator[BoundStep]:

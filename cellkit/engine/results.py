@@ -24,12 +24,25 @@ if TYPE_CHECKING:
 
 __all__ = ["versions", "write_results"]
 
-_PACKAGES = ("numpy", "opencv-python-headless", "scikit-image", "scipy", "numba", "pandas", "pyarrow", "tifffile")
+_PACKAGES = (
+    "numpy",
+    "opencv-python-headless",
+    "scikit-image",
+    "scipy",
+    "numba",
+    "pandas",
+    "pyarrow",
+    "tifffile",
+    "torch",
+)
 _ROWS_AT_ONCE = 50_000
 
 
-def write_results(plan: Plan, manifest: Manifest, result: BatchResult, digest: str) -> None:
-    """Write the run's tables and `run.json` into its folder, each at once or not at all; rows are streamed."""
+def write_results(plan: Plan, manifest: Manifest, result: BatchResult, account: dict[str, Any]) -> None:
+    """Write the run's tables and `run.json` into its folder, each at once or not at all; rows are streamed.
+
+    `account`: the digest of the recipe, those of the networks, and the device, for `run.json`.
+    """
     folder, scratch = result.folder, manifest.scratch
     from cellkit.io import atomic
 
@@ -45,7 +58,7 @@ def write_results(plan: Plan, manifest: Manifest, result: BatchResult, digest: s
     with atomic(folder / "recipe.yaml", scratch=scratch) as path:
         path.write_text(dump(plan.resolved()), encoding="utf-8")
     with atomic(folder / "run.json", scratch=scratch) as path:
-        _write_account(path, plan, manifest, result, digest)
+        _write_account(path, plan, manifest, result, account)
 
 
 def versions() -> dict[str, str]:
@@ -181,19 +194,20 @@ def _write_kaggle(path: Path, name: str, manifest: Manifest) -> None:
             writer.writerows([record.name, code] for code in codes or [""])
 
 
-def _write_account(path: Path, plan: Plan, manifest: Manifest, result: BatchResult, digest: str) -> None:
+def _write_account(path: Path, plan: Plan, manifest: Manifest, result: BatchResult, account: dict[str, Any]) -> None:
     import yaml
 
     head: dict[str, Any] = {
         "recipe": yaml.safe_load(dump(plan.resolved())),
-        "digests": {"recipe": digest, "plugins": registry.plugin_digests()},
+        "digests": {"recipe": account["recipe"], "plugins": registry.plugin_digests(), "networks": account["networks"]},
         "versions": versions(),
         "platform": platform.platform(),
-        "device": "cpu",
+        "device": account["device"],
         "seconds": round(result.seconds, 3),
         "step_seconds": {where: round(s, 4) for where, s in sorted(result.step_seconds.items())},
         "counts": {"images": result.images, "done": result.done, "kept": result.kept, "failed": len(result.failed)},
         "objects": result.objects,
+        "notes": list(result.notes),
     }
     text = json.dumps(head, indent=2, ensure_ascii=False)
     with path.open("w", encoding="utf-8", newline="\n") as stream:

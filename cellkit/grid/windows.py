@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
+
+import numpy as np
 
 from cellkit.grid.cover import Tile, Window
 
 __all__ = ["best_side", "padded", "windows"]
+
+_MOST_WINDOWS = 128
+"""Along one axis, beyond which only the smallest window is tried."""
 
 
 def padded(side: int, grid: int) -> int:
@@ -46,13 +50,13 @@ def _spans(length: int, side: int, halo: int, grid: int) -> list[tuple[int, int,
     if step < grid:
         raise ValueError(f"a window of {side} px has no room for a halo of {halo} px on either side")
     count = 1 + math.ceil((whole - side) / step)
-    starts = [round_down(i * (whole - side) / (count - 1), grid) for i in range(count)]
+    starts = [_round_down(i * (whole - side) / (count - 1), grid) for i in range(count)]
     # Between two windows the cut lies in the middle of what both see.
     cuts = [0, *((a + side + b) // 2 for a, b in pairwise(starts)), length]
     return [(cuts[i], cuts[i + 1], start, start + side) for i, start in enumerate(starts)]
 
 
-def round_down(value: float, grid: int) -> int:
+def _round_down(value: float, grid: int) -> int:
     """Return the largest multiple of `grid` no larger than `value`."""
     return math.floor(value / grid + 1e-9) * grid
 
@@ -63,34 +67,31 @@ def best_side(shape: tuple[int, int], halo: int, grid: int, most: int, lanes: in
     `most` is the largest area of a window in pixels. Each side is a multiple of `grid`, and leaves a core of at least
     as much as its two halos where the area allows. Raises `ValueError` where no window within `most` has any core.
     """
-    choices = [_sides(length, halo, grid) for length in shape]
-    best: tuple[float, int, tuple[int, int]] | None = None
-    for rows in choices[0]:
-        for columns in choices[1]:
-            if rows * columns > most:
-                continue
-            count = len(_spans(shape[0], rows, halo, grid)) * len(_spans(shape[1], columns, halo, grid))
-            work = math.ceil(count / lanes) * rows * columns
-            # Of equal work, the one with fewer windows.
-            if best is None or (work, count) < best[:2]:
-                best = work, count, (rows, columns)
-    if best is None:
+    (rows, row_counts), (columns, column_counts) = (_sides(length, halo, grid) for length in shape)
+    area = np.outer(rows, columns)
+    count = np.outer(row_counts, column_counts)
+    allowed = area <= most
+    if not allowed.any():
         least = (2 * padded(halo, grid) + grid) ** 2
         raise ValueError(f"a halo of {halo} px needs windows of at least {least:,} px, {most:,} are allowed")
-    return best[2]
+    work = np.where(allowed, -(-count // lanes) * area, np.iinfo(np.int64).max)
+    # Of equal work, the one with fewer windows.
+    row, column = np.unravel_index(np.lexsort((count.ravel(), work.ravel()))[0], work.shape)
+    return int(rows[row]), int(columns[column])
 
 
-def _sides(length: int, halo: int, grid: int) -> Sequence[int]:
-    """Return the window sides worth trying along one axis, smallest first: those that split it into 1, 2, 3 ... ."""
+def _sides(length: int, halo: int, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the window sides worth trying along one axis, and how many windows of each cover it.
+
+    For 1, 2, 3 ... windows, that is the smallest side with which so many cover it.
+    """
     whole = padded(length, grid)
     margin = padded(halo, grid)
-    sides = {whole}
-    for count in range(2, 129):
-        # The smallest side with which `count` windows cover the axis.
+    sides = [whole]
+    for count in range(2, _MOST_WINDOWS + 1):
         side = padded(math.ceil((whole + 2 * margin * (count - 1)) / count), grid)
-        if side - 2 * margin < grid:
+        if side - 2 * margin < grid or side >= sides[-1] == 2 * margin + grid:
             break
-        sides.add(min(side, whole))
-    least = 2 * margin + grid
-    sides |= {min(padded(s, grid), whole) for s in (256, 512, 1024, 2048, 4096) if s >= least}
-    return sorted(sides)
+        sides.append(side)
+    found = np.unique([*sides, min(whole, 2 * margin + grid)])
+    return found, np.array([len(_spans(length, side, halo, grid)) for side in found.tolist()])

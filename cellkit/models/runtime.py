@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -65,7 +65,8 @@ class Network:
     """A network, ready to predict. Safe to call from many threads at once.
 
     `card` says what it is; `notes` what a user should know of how it ran (such as batches made smaller).
-    `bytes_per_pixel`: of activations, for one pixel of a tile; 0 where unknown. `on_lane` is called in every new lane.
+    `device`: where it runs, in words. `bytes_per_pixel`: of activations, for one pixel of a tile; 0 where unknown.
+    `on_lane` is called in every new lane.
     """
 
     def __init__(self, card: Card, backend: Backend, options: Options | None = None) -> None:
@@ -75,6 +76,7 @@ class Network:
         self.batch = options.batch or 1
         self.memory = options.memory
         self.alone = options.alone
+        self.device = "cpu"
         self.bytes_per_pixel = 0.0
         self.on_lane: Callable[[], None] | None = None
         self.notes: list[str] = []
@@ -235,6 +237,14 @@ def _stamp(located: Any) -> tuple[str, int]:
     return located.card.sha256, weights.stat().st_mtime_ns if weights is not None and weights.exists() else 0
 
 
+def _describe(device: Any) -> str:
+    if device.type != "cuda":
+        return "cpu"
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
 def _load(located: Any, options: Options, precision: Precision) -> Network:
     from cellkit.models.store import load_network
 
@@ -265,6 +275,7 @@ def _load(located: Any, options: Options, precision: Precision) -> Network:
             backend = DetectorBackend(module, card, device, dtype)
     batch = options.batch or (16 if on_gpu else 1)
     network = Network(card, backend, replace(options, lanes=lanes, batch=batch, memory=memory))
+    network.device = _describe(device)
     network.bytes_per_pixel = bytes_per_pixel
     if not on_gpu and lanes > 1 and not located.is_onnx:
         network.on_lane = _one_thread

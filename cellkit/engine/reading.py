@@ -1,0 +1,169 @@
+"""Read images ahead of the work on them, within bounds, and tell which earlier results still stand."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from cellkit.core.check import Plan
+from cellkit.core.errors import CellkitError
+from cellkit.core.sample import Sample
+from cellkit.engine.footprint import Room, bytes_per_pixel
+from cellkit.engine.manifest import Record
+from cellkit.engine.outputs import layers_for
+
+if TYPE_CHECKING:
+    from cellkit.io import Source
+
+__all__ = ["Ahead", "Reader", "Reading"]
+
+_READ_AHEAD_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A decoded image, or an earlier record that still holds, or the reason why there is neither.
+
+    `size` is what the image itself takes in memory, `room` what was taken of the `Room` for it and its layers.
+    """
+
+    digest: str = ""
+    sample: Sample | None = None
+    kept: Record | None = None
+    reason: str = ""
+    size: int = 0
+    room: int = 0
+    seconds: float = 0.0
+
+
+class Ahead:
+    """Bounds how much is read but not yet worked on.
+
+    Readers wait while more than `limit` bytes lie ready, unless a worker has nothing to do but wait for them.
+    """
+
+    def __init__(self, limit: int = _READ_AHEAD_BYTES) -> None:
+        self.limit, self.held, self.hungry, self.stopped = limit, 0, 0, False
+        self.changed = threading.Condition()
+
+    def wait_for_room(self) -> None:
+        """Wait until little enough lies ready."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.held < self.limit or self.hungry > 0 or self.stopped)
+
+    def put(self, size: int) -> None:
+        """Count what a reader has made ready."""
+        with self.changed:
+            self.held += size
+
+    def take(self, reading: Future[Reading]) -> Reading:
+        """Return what a reader has made ready, waiting for it."""
+        with self.changed:
+            self.hungry += 1
+            self.changed.notify_all()
+        try:
+            result = reading.result()
+        finally:
+            with self.changed:
+                self.hungry -= 1
+        with self.changed:
+            self.held -= result.size
+            self.changed.notify_all()
+        return result
+
+    def stop(self) -> None:
+        """Let every reader go on, because the run is ending."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the images of one run. `digest` is that of its recipe; `room` bounds the memory of images in work."""
+
+    plan: Plan
+    folder: Path
+    digest: str
+    room: Room
+    ahead: Ahead = field(default_factory=Ahead)
+
+    def read(self, source: Source, before: Record | None) -> Reading:
+        """Return the image, or the earlier result where that still stands, or why there is neither."""
+        self.ahead.wait_for_room()
+        started = perf_counter()
+        digest, taken = "", 0
+        try:
+            if all(path.is_file() for path in source.paths):  # read() names what is missing better than open() does
+                digest = _digest_files(source.paths)
+            if before is not None and self._holds(before, digest):
+                return Reading(digest, kept=before)
+            taken = self._enter(source)
+            sample = replace(self._decode(source), name=source.name)
+        except (CellkitError, OSError, MemoryError) as error:
+            self.room.leave(taken)
+            return Reading(digest, reason=_reason(source, error), seconds=perf_counter() - started)
+        size = sample["raw"].nbytes
+        self.ahead.put(size)
+        return Reading(digest, sample, size=size, room=taken, seconds=perf_counter() - started)
+
+    def _decode(self, source: Source) -> Sample:
+        from cellkit.io import read
+
+        return read(source, self.plan.recipe.read_options)
+
+    def _enter(self, source: Source) -> int:
+        """Wait until there is memory for the image and all its layers. Raises `CellkitError` where there never is."""
+        limit = self.room.limit
+        if limit is None:
+            return 0
+        from cellkit.io.reader import probe
+
+        height, width, channels = probe(source, self.plan.recipe.read_options).shape
+        size = height * width * bytes_per_pixel(self.plan, layers_for(self.plan), channels)
+        if size > limit:
+            raise CellkitError(
+                f"{source.paths[0]}: {height} x {width} px need about {_megabytes(size)} for their layers, and "
+                f"--memory leaves {_megabytes(limit)} for them; give more, or crop"
+            )
+        self.room.enter(size)
+        return size
+
+    def _holds(self, before: Record, digest: str) -> bool:
+        """Tell whether an earlier result still stands: same recipe, same file, every output still as written."""
+        if before.status != "done" or before.recipe != self.digest or before.digest != digest or not digest:
+            return False
+        return all(_size(self.folder / name) == size for name, size in before.files.items())
+
+
+def _reason(source: Source, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{source.paths[0]}: {error.strerror or error}"
+    return f"{source.paths[0]}: does not fit in memory" if isinstance(error, MemoryError) else str(error)
+
+
+def _megabytes(size: int) -> str:
+    return f"{max(size, 0) / 1e6:,.0f} MB"
+
+
+def _digest_files(paths: Sequence[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                total.update(block)
+        total.update(b"\0")
+    return total.hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
