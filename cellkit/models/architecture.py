@@ -18,7 +18,7 @@ __all__ = ["ENTRY_POINT_GROUP", "ArchitectureSpec", "Task", "architecture", "arc
 ENTRY_POINT_GROUP = "cellkit.models"
 Task = Literal["dense", "boxes", "masks"]
 
-_BUILTIN = "cellkit.models.architectures"
+_BUILTIN = ("cellkit.models.architectures", "cellkit.models.encoded", "cellkit.models.detectors")
 _SPEC = "__cellkit_architecture__"
 _specs: dict[str, ArchitectureSpec] = {}
 _discovered = False
@@ -98,7 +98,8 @@ def architectures() -> dict[str, ArchitectureSpec]:
     """Return every known architecture by name, sorted. Raises `UsageError` for a plug-in that cannot be imported."""
     global _discovered
     if not _discovered:
-        _register(importlib.import_module(_BUILTIN))
+        for module in _BUILTIN:
+            _register(importlib.import_module(module))
         for point in entry_points(group=ENTRY_POINT_GROUP):
             try:
                 loaded = point.load()
