@@ -12,8 +12,8 @@ import pytest
 
 # The same examples in every run, so that a change fails where it is wrong and nowhere else; to look for new ones:
 # HYPOTHESIS_PROFILE=explore pytest
-hypothesis.settings.register_profile("fixed", derandomize=True)
-hypothesis.settings.register_profile("explore")
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 ROOT = Path(__file__).resolve().parent.parent

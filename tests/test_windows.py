@@ -45,7 +45,7 @@ def test_the_best_side_is_within_bounds_and_no_other_choice_is_less_work(height,
         return -(-len(tiles) // lanes) * tiles[0].window.shape[0] * tiles[0].window.shape[1]
 
     chosen = work((rows, columns))
-    for other in range(least, max(least, 96) + 1, grid):
+    for other in range(least, max(least, 96) + 1, 8 * grid):
         if padded(height, grid) >= other <= padded(width, grid):
             assert chosen <= work((other, other)) * 1.35  # not every side is tried, only those that divide evenly
 
