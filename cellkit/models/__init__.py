@@ -17,7 +17,7 @@ _LAZY = {
     "Inference": "cellkit.models.inference",
     "Network": "cellkit.models.runtime",
     "open_model": "cellkit.models.runtime",
-    "export_onnx": "cellkit.models.onnx_file",
+    "export_onnx": "cellkit.models.onnx_export",
 }
 
 __all__ = [

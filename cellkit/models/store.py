@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from cellkit.core import CellkitError, FormatError, UsageError
 from cellkit.core.errors import suggest
 from cellkit.models.architecture import architectures
 from cellkit.models.card import Card, parse_card
-from cellkit.models.tensorfile import read_header
+from cellkit.models.onnx_header import card_of, sidecar
+from cellkit.models.tensorfile import CARD_KEY, CARD_SHA_KEY, read_header, text_sha
 
 __all__ = [
-    "CARD_KEY",
-    "CARD_SHA_KEY",
     "ENVIRONMENT",
     "Located",
     "find_model",
@@ -29,11 +27,6 @@ __all__ = [
 
 ENVIRONMENT = "CELLKIT_MODELS"
 """The environment variable that names folders of models, separated as PATH is."""
-
-CARD_KEY = "cellkit_card"
-"""The key of a file's metadata under which its card lies."""
-CARD_SHA_KEY = "cellkit_card_sha256"
-"""The key of a file's metadata that holds the sha256 of its card's text."""
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
 _SUFFIXES = (".safetensors", ".onnx")
@@ -158,16 +151,14 @@ def _known() -> Mapping[str, Path]:
 
 def _open(name: str | None, path: Path) -> Located:
     """Return the model at `path`, which exists."""
-    if path.name == CARD_FILE or path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".json":
+        graph = path.with_suffix("")
+        if sidecar(graph) == path and graph.suffix.lower() == ".onnx" and graph.is_file():
+            return _open(name, graph)
         return _open_folder(name, path.parent, path)
     if path.is_dir():
         return _open_folder(name, path, path / CARD_FILE)
-    if path.suffix.lower() == ".onnx":
-        from cellkit.models.onnx_header import card_of
-
-        card = card_of(path)
-    else:
-        card = _embedded_card(path)
+    card = card_of(path) if path.suffix.lower() == ".onnx" else _embedded_card(path)
     return Located(name or card.name, card, path, path)
 
 
@@ -203,8 +194,3 @@ def _embedded_card(path: Path) -> Card:
     if metadata.get(CARD_SHA_KEY, text_sha(text)) != text_sha(text):
         raise FormatError(f"{path}: damaged: its card is not the one that was written (sha256 differs); fetch it again")
     return parse_card(text, str(path))
-
-
-def text_sha(text: str) -> str:
-    """Return the sha256 of a text in UTF-8."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -18,7 +18,17 @@ from typing import Any, BinaryIO
 
 from cellkit.core import FormatError
 
-__all__ = ["ITEM_BYTES", "TensorFile", "TensorPlace", "digest", "file_kind", "read_header"]
+__all__ = [
+    "CARD_KEY",
+    "CARD_SHA_KEY",
+    "ITEM_BYTES",
+    "TensorFile",
+    "TensorPlace",
+    "digest",
+    "file_kind",
+    "read_header",
+    "text_sha",
+]
 
 ITEM_BYTES: Mapping[str, int] = {
     "BOOL": 1,
@@ -38,6 +48,11 @@ ITEM_BYTES: Mapping[str, int] = {
     "F64": 8,
 }
 """Bytes of one number, by the name of its type in the header."""
+
+CARD_KEY = "cellkit_card"
+"""The key of a file's metadata under which its card lies."""
+CARD_SHA_KEY = "cellkit_card_sha256"
+"""The key of a file's metadata that holds the sha256 of its card's text."""
 
 _MOST_HEADER = 100_000_000  # what the reference implementation allows
 _MOST_AXES = 16
@@ -129,6 +144,11 @@ def digest(tensors: Iterable[tuple[str, str, tuple[int, ...], Any]]) -> str:
         total.update(json.dumps([name, dtype, list(shape)]).encode() + b"\n")
         total.update(data)
     return total.hexdigest()
+
+
+def text_sha(text: str) -> str:
+    """Return the sha256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_kind(start: bytes) -> str:

@@ -18,8 +18,8 @@ from cellkit.core import FormatError, UsageError, WriteError
 from cellkit.models.architecture import build, find
 from cellkit.models.card import Card
 from cellkit.models.inference import Inference
-from cellkit.models.store import CARD_FILE, CARD_KEY, CARD_SHA_KEY, WEIGHTS_FILE, Located, text_sha
-from cellkit.models.tensorfile import TensorFile, digest, read_header
+from cellkit.models.store import CARD_FILE, WEIGHTS_FILE, Located
+from cellkit.models.tensorfile import CARD_KEY, CARD_SHA_KEY, TensorFile, digest, read_header, text_sha
 
 __all__ = ["Golden", "load_network", "predictions", "read_golden", "rebuild", "save_model"]
 
