@@ -161,6 +161,8 @@ class Network:
 
     def _predict(self, tiles: list[np.ndarray]) -> Sequence[Any]:
         size = self.batch
+        if len(tiles) > size:  # it has become smaller since they were taken
+            return [value for i in range(0, len(tiles), size) for value in self._predict(tiles[i : i + size])]
         # Always a full batch: how a sum is rounded may hang on the size of a batch, and must not hang on who waits.
         full = tiles + [np.zeros_like(tiles[0])] * (size - len(tiles))
         try:
@@ -172,8 +174,7 @@ class Network:
                 text = " x ".join(map(str, tiles[0].shape[1:]))
                 raise OutOfMemory(f"{self.card.name}: out of memory on a tile of {text} px") from error
             self._shrink(size)
-            half = max(1, self.batch)
-            return [value for i in range(0, len(tiles), half) for value in self._predict(tiles[i : i + half])]
+            return self._predict(tiles)
         return found[: len(tiles)]
 
     def _shrink(self, failed: int) -> None:
