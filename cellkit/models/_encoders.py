@@ -13,7 +13,7 @@ from cellkit.core import UsageError
 from cellkit.core.errors import suggest
 from cellkit.models._choices import EncoderWeights
 
-__all__ = ["check_encoder", "drop_unused", "fetch", "hub_weights", "make_encoder", "refusing"]
+__all__ = ["check_encoder", "drop_unused", "fetch", "hub_weights", "make_encoder", "refusing", "smp_weights"]
 
 
 def check_encoder(name: str) -> None:
@@ -59,22 +59,31 @@ def hub_weights(name: str, encoder_weights: EncoderWeights) -> str | bool | None
 
     Raises `UsageError` where there are none, or the hub cannot be reached.
     """
-    import segmentation_models_pytorch as smp
     import timm
 
     if encoder_weights == "none":
         return None
     if not name.startswith("tu-"):
-        settings = smp.encoders.encoders[name]["pretrained_settings"].get("imagenet")
-        if settings is None:
-            raise UsageError(f"encoder {name!r} has no ImageNet weights; {_SCRATCH}")
-        fetch(name, settings["repo_id"], settings["revision"])
+        fetch(name, *smp_weights(name))
         return "imagenet"
     known = timm.models.get_pretrained_cfg(name.removeprefix("tu-"))
     if known is None or not known.hf_hub_id:
         raise UsageError(f"encoder {name!r} has no weights on Hugging Face's hub; {_SCRATCH}")
     fetch(name, known.hf_hub_id, None)
     return True
+
+
+def smp_weights(name: str) -> tuple[str, str]:
+    """Return repository and revision of the ImageNet weights of one of segmentation_models_pytorch's encoders.
+
+    Raises `UsageError` where it has none.
+    """
+    import segmentation_models_pytorch as smp
+
+    settings = smp.encoders.encoders[name]["pretrained_settings"].get("imagenet")
+    if settings is None:
+        raise UsageError(f"encoder {name!r} has no ImageNet weights; {_SCRATCH}")
+    return settings["repo_id"], settings["revision"]
 
 
 _SCRATCH = "to start from random weights, set `encoder_weights: none`"

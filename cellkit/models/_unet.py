@@ -46,11 +46,12 @@ class UNet(nn.Module):
         """Map (n, channels, y, x) to logits (n, outputs, y, x); y and x are multiples of 2 to the power of depth."""
         skips = []
         features = images
-        for level, block in enumerate(self.down):
-            features = block(features if level == 0 else functional.max_pool2d(features, 2))
-            skips.append(features)
+        for block in self.down[:-1]:
+            skips.append(block(features))
+            features = functional.max_pool2d(skips[-1], 2)
+        features = self.down[-1](features)
         for level in range(len(self.up) - 1, -1, -1):
-            features = torch.cat([skips[level], self.up[level](features)], 1)
+            features = torch.cat([skips.pop(), self.up[level](features)], 1)
             features = self.merge[level - 1](features) if level else self.final(features)
         return self.head(features)
 
@@ -113,9 +114,10 @@ class CompactUNet(nn.Module):
         """Map (n, channels, y, x) to logits (n, outputs, y, x); y and x are multiples of 2 to the power of depth."""
         features = self.stem(images)
         skips = []
-        for block in self.down:
+        for block in self.down[:-1]:
             features = block(features)
             skips.append(features)
+        features = self.down[-1](features)
         for level in range(len(self.up) - 1, -1, -1):
-            features = self.up[level](enlarge(self.reduce[level](features), self.mode) + skips[level])
+            features = self.up[level](enlarge(self.reduce[level](features), self.mode) + skips.pop())
         return self.head(features)

@@ -1,4 +1,4 @@
-"""Networks of segmentation_models_pytorch, by name, on any of its encoders or timm's. Torch waits until one is built."""
+"""Networks of segmentation_models_pytorch, by name, on its encoders or timm's. Torch is imported by each function."""
 
 from __future__ import annotations
 
