@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellkit.core import KINDS, Boxes, Instances
-from cellkit.grid.brackets import pad, tile
+from cellkit.grid.brackets import pad, resize, tile
 
 BOXES, INSTANCES = KINDS["boxes"], KINDS["instances"]
 NONE = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
@@ -26,12 +26,12 @@ def boxes_in(rng, shape, count, most=15):
 
 
 def instances_of(boxes, rng):
-    masks = []
+    probs = []
     for x0, y0, x1, y1 in boxes.xyxy:
-        mask = rng.random((int(np.ceil(y1) - np.floor(y0)), int(np.ceil(x1) - np.floor(x0)))) < 0.8
-        mask[0, 0] = True
-        masks.append(mask)
-    return Instances(boxes, tuple(masks))
+        prob = rng.random((int(np.ceil(y1) - np.floor(y0)), int(np.ceil(x1) - np.floor(x0))), np.float32)
+        prob[0, 0] = 1
+        probs.append(prob)
+    return Instances(boxes, tuple(prob > 0.2 for prob in probs), tuple(probs))
 
 
 def rows(boxes):
@@ -63,9 +63,10 @@ def test_instances_that_enter_tiles_leave_them_with_their_masks(shape, count, ha
     instances = instances_of(boxes_in(rng, shape, count), rng)
     got = through(tile(shape, size=9, halo=halo), INSTANCES, instances)
     assert rows(got.boxes) == rows(instances.boxes)
-    wanted = dict(zip(instances.boxes.scores.tolist(), instances.masks, strict=True))
-    for score, mask in zip(got.boxes.scores.tolist(), got.masks, strict=True):
-        np.testing.assert_array_equal(mask, wanted[score])
+    wanted = dict(zip(instances.boxes.scores.tolist(), instances.probs, strict=True))
+    for score, mask, prob in zip(got.boxes.scores.tolist(), got.masks, got.probs or (), strict=True):
+        np.testing.assert_array_equal(prob, wanted[score])
+        np.testing.assert_array_equal(mask, prob > 0.2)
 
 
 def one(xyxy, score=0.9, cls=0):
@@ -90,6 +91,11 @@ def test_an_object_both_tiles_take_for_their_own_is_kept_once_with_the_better_sc
 def test_an_object_neither_tile_takes_for_its_own_is_kept_once():
     got = two_tiles(one([12, 4, 21, 10], 0.8), one([11, 4, 20, 10], 0.9))  # centres 16.5 and 15.5
     np.testing.assert_array_equal(got.xyxy, [[11, 4, 20, 10]])
+
+
+def test_an_object_that_neither_tile_owns_nor_sees_whole_is_kept_where_its_mean_lies():
+    got = two_tiles(one([9, 4, 23.5, 10], 0.8), one([8.5, 4, 23, 10], 0.9))  # centres 16.25 and 15.75, mean 16
+    np.testing.assert_array_equal(got.xyxy, [[8.5, 4, 23, 10]])
 
 
 def test_objects_of_different_classes_do_not_suppress_each_other():
@@ -175,6 +181,35 @@ def test_an_instance_whose_pixels_all_lie_in_padding_vanishes():
     mask[:, 5:] = True
     inner = Instances(one([11, 7, 19, 11]), (mask,))
     assert len(frame.leave(INSTANCES, [inner])) == 0
+
+
+def test_instances_without_probabilities_among_those_with():
+    mask = np.ones((6, 9), bool)
+    frame = tile((16, 32), size=16, halo=8)
+    soft = Instances(one([2, 4, 11, 10]), (mask,), (np.full((6, 9), 0.7, np.float32),))
+    hard = Instances(one([12, 4, 21, 10]), (mask,))
+    got = frame.leave(INSTANCES, [soft, hard])
+    assert len(got) == 2
+    assert got.probs is None
+    got = frame.leave(INSTANCES, [soft, Instances(NONE, ())])
+    assert [p.max() for p in got.probs] == [np.float32(0.7)]
+
+
+def test_an_instance_without_a_pixel_stays_while_it_has_probabilities():
+    frame = tile((16, 32), size=16, halo=8)
+    faint = Instances(one([2, 4, 4, 6]), (np.zeros((2, 2), bool),), (np.full((2, 2), 0.4, np.float32),))
+    assert len(frame.leave(INSTANCES, [faint, Instances(NONE, ())])) == 1
+    gone = Instances(faint.boxes, faint.masks)
+    assert len(frame.leave(INSTANCES, [gone, Instances(NONE, ())])) == 0
+
+
+def test_probabilities_are_scaled_with_their_masks():
+    prob = np.random.default_rng(0).random((6, 9), np.float32)
+    instances = Instances(one([2, 4, 11, 10]), (prob > 0.5,), (prob,))
+    frame = resize((20, 20), factor=2.0)
+    inner = frame.parts[0].enter(INSTANCES, instances)
+    np.testing.assert_array_equal(inner.probs[0], prob.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(frame.leave(INSTANCES, [inner]).probs[0], prob)
 
 
 def test_no_objects_at_all():

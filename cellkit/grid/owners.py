@@ -3,7 +3,8 @@
 The owner is the tile whose core holds the centre of the object's box, cut to the image. Tiles that see one object a
 little differently may both, or neither, take themselves for its owner; so objects of neighbouring tiles are first
 matched in the region both see (same class, each the other's best, overlap over union above one half), and of each
-group one is kept: an owner, or, where there is none, the best if two tiles saw the object whole.
+group one is kept: an owner, or, where there is none, the best if two tiles saw the object whole, or if the tile in
+which the mean of what they saw is centred is one of them.
 """
 
 from __future__ import annotations
@@ -84,9 +85,14 @@ def _concatenated(boxes: Sequence[Boxes]) -> Boxes:
 
 def _centre_in(xyxy: np.ndarray, core: Window, outer: tuple[int, int]) -> np.ndarray:
     """Tell whose centre, cut to the image, lies in `core`."""
-    centre = np.floor((xyxy[:, :2].astype(np.float64) + xyxy[:, 2:]) / 2)
-    x, y = np.clip(centre[:, 0], 0, outer[1] - 1), np.clip(centre[:, 1], 0, outer[0] - 1)
+    y, x = _centres(xyxy, outer)
     return (x >= core.left) & (x < core.right) & (y >= core.top) & (y < core.bottom)
+
+
+def _centres(xyxy: np.ndarray, outer: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column of each box's centre, cut to the image."""
+    centre = np.floor((xyxy[:, :2].astype(np.float64) + xyxy[:, 2:]) / 2)
+    return np.clip(centre[:, 1], 0, outer[0] - 1), np.clip(centre[:, 0], 0, outer[1] - 1)
 
 
 def _reaches(xyxy: np.ndarray, window: Window) -> np.ndarray:
@@ -191,8 +197,19 @@ def _owned(
     first = np.ones(len(boxes), bool)
     first[1:] = group[order][1:] != group[order][:-1]
     witnesses = np.bincount(group[whole], minlength=len(boxes))
+    at_home = np.bincount(group[part == _home(boxes, group, tiles, outer)], minlength=len(boxes))
     best = order[first]
-    return np.sort(best[centred[best] | (witnesses[group[best]] > 1)])
+    return np.sort(best[centred[best] | (witnesses[group[best]] > 1) | (at_home[group[best]] > 0)])
+
+
+def _home(boxes: Boxes, group: np.ndarray, tiles: tuple[Tile, ...], outer: tuple[int, int]) -> np.ndarray:
+    """Return for each box the tile whose core holds the centre of its group's mean box."""
+    total = np.stack([np.bincount(group, side) for side in boxes.xyxy.T.astype(np.float64)], axis=1)
+    y, x = _centres(total[group] / np.bincount(group)[group, None], outer)
+    across = columns_of(tiles)
+    row = np.searchsorted([t.core.top for t in tiles[::across]], y, side="right") - 1
+    column = np.searchsorted([t.core.left for t in tiles[:across]], x, side="right") - 1
+    return row * across + column
 
 
 def _uncut(xyxy: np.ndarray, window: Window, outer: tuple[int, int]) -> np.ndarray:
