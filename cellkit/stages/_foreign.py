@@ -20,7 +20,7 @@ import numpy as np
 
 from cellkit.core.errors import Fault, StageError, UsageError
 
-__all__ = ["Package", "consecutive", "refuse_not_finite", "stamp"]
+__all__ = ["Package", "consecutive", "reason", "refuse_not_finite", "stamp"]
 
 _MOST_LOADED = 4
 
@@ -108,6 +108,11 @@ def stamp(path: Path) -> Hashable:
     """Return a key for a file or folder of weights that changes when it is written anew."""
     files = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
     return (str(path), *((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+def reason(error: Exception) -> str:
+    """Return the first sentence of what another package says went wrong: advice to load unsafely may follow it."""
+    return " ".join(str(error).split()).partition(". ")[0][:300] or type(error).__name__
 
 
 def refuse_not_finite(stage: str, image: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from cellkit.core.errors import Fault, StageError, UsageError, suggest
 from cellkit.core.kinds import Image, Labels
 from cellkit.core.stage import WHOLE, Span, stage
-from cellkit.stages._foreign import Package, consecutive, refuse_not_finite, stamp
+from cellkit.stages._foreign import Package, consecutive, reason, refuse_not_finite, stamp
 
 __all__ = ["cellpose"]
 
@@ -118,8 +118,9 @@ def _pixels(image: np.ndarray, third: bool) -> tuple[np.ndarray, list[int]]:
         meaning = " (cells, then nuclei)" if third else ""
         raise StageError(f"cellpose: wanted 1 to {most} channels{meaning}, the image has {count}; {fix}")
     refuse_not_finite("cellpose", image)
-    # Its dynamics divides by side - 1.
-    missing = [(0, max(0, 2 - side)) for side in image.shape[:2]]
+    # Version 3 takes an axis of less than 8 px for channels; version 4 divides by side - 1.
+    least = 8 if third else 2
+    missing = [(0, max(0, least - side)) for side in image.shape[:2]]
     pixels = np.pad(image, (*missing, (0, 0)), mode="edge")
     if third and count == 1:
         return pixels[..., 0], [0, 0]
@@ -149,11 +150,12 @@ def _loader(models: Any, name: str, estimate: bool, device: str) -> tuple[Any, A
                 return models.CellposeModel(pretrained_model=name, **options)
         # Whatever torch and Cellpose may raise over a foreign or damaged file, or a network that is not there.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             if path.is_file():
-                raise UsageError(f"cellpose: {name} cannot be loaded by Cellpose {_version()}: {reason}") from error
+                raise UsageError(
+                    f"cellpose: {name} cannot be loaded by Cellpose {_version()}: {reason(error)}"
+                ) from error
             raise UsageError(
-                f"cellpose: the weights of {name!r} cannot be had: {reason}; download them elsewhere "
+                f"cellpose: the weights of {name!r} cannot be had: {reason(error)}; download them elsewhere "
                 f"(cellpose.readthedocs.io, Models) and put them into {models.MODEL_DIR}, or give the path of a file"
             ) from error
 

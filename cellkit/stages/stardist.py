@@ -13,7 +13,7 @@ import numpy as np
 from cellkit.core.errors import Fault, StageError, UsageError, suggest
 from cellkit.core.kinds import Image, Labels
 from cellkit.core.stage import WHOLE, Span, stage
-from cellkit.stages._foreign import Package, consecutive, refuse_not_finite, stamp
+from cellkit.stages._foreign import Package, consecutive, reason, refuse_not_finite, stamp
 
 __all__ = ["stardist"]
 
@@ -35,7 +35,7 @@ def _review(params: Mapping[str, Any], _: Sequence[tuple[str, Mapping[str, Any]]
         yield from PACKAGE.review()
         return
     name = params["model"]
-    if not Path(name).is_dir() and not (_folder() / name).is_dir():
+    if not Path(name).is_dir() and not any((_folder() / name).rglob("config.json")):
         yield Fault(
             "model",
             f"no weights of {name!r} on this machine; StarDist will try to download them",
@@ -143,12 +143,11 @@ def _loader(models: Any, name: str) -> tuple[Any, Any]:
             return registered.get_model_instance(models.StarDist2D, name)
         # Whatever Keras and h5py may raise over foreign or damaged files; a download that fails is a bare Exception.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             if folder.is_dir():
-                raise UsageError(f"stardist: {name} cannot be loaded: {reason}") from error
+                raise UsageError(f"stardist: {name} cannot be loaded: {reason(error)}") from error
             url = registered.get_model_details(models.StarDist2D, name)[2]["url"]
             raise UsageError(
-                f"stardist: the weights of {name!r} cannot be had: {reason}; download {url} elsewhere, unpack it, "
+                f"stardist: the weights of {name!r} cannot be had: {reason(error)}; download {url} elsewhere, unpack it, "
                 "and give the path of its folder as `model`"
             ) from error
 
