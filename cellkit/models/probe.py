@@ -16,7 +16,6 @@ from cellkit.core import UsageError
 
 __all__ = ["activation_bytes", "reach"]
 
-_TOGETHER = 4
 _LEAST_SIDE = 128
 _TOLERANCE = 1e-3
 
@@ -28,9 +27,9 @@ def reach(network: nn.Module, channels: int, divisor: int, limit: int = 1024) ->
     lies (as with a position embedding), so that tiles would not fit together at any halo.
 
     `network` maps (n, channels, y, x) to (n, k, y, x), y and x being multiples of `divisor`; it is run in eval mode and
-    left as it was. A NaN spreads through every sum, product and maximum, whatever the weights: put into one row of the
-    input, it marks what hangs on that row. Each row of the divisor's grid is tried, as is each column; strips suffice,
-    since the kernels of networks are rectangles. Raises `UsageError` for a network whose output has another size.
+    left as it was. A NaN spreads through every sum, product and maximum, whatever the weights: put into rows of the
+    input, it marks what hangs on them. Strips suffice, along either axis, since the kernels of networks are rectangles.
+    Raises `UsageError` for a network whose output has another size.
     """
     with _evaluating(network), torch.inference_mode():
         furthest = 0
@@ -58,43 +57,60 @@ def activation_bytes(network: nn.Module, channels: int, side: int) -> int:
 
 
 def _along(network: nn.Module, channels: int, divisor: int, limit: int, axis: int) -> int | None:
-    """Return the reach along one axis, or None where it passes `limit`."""
-    side = -(-_LEAST_SIDE // divisor) * divisor
-    tried = [0]
-    while True:
-        found = _spread(network, channels, divisor, side, axis, tried)
-        if found is not None and found > limit:
-            return None
-        if found is not None and len(tried) == divisor:
-            return found
-        if found is not None:
-            tried = list(range(divisor))
-        elif side > 2 * (limit + divisor):
-            return None
-        else:
-            side *= 2
-
-
-def _spread(network: nn.Module, channels: int, divisor: int, side: int, axis: int, phases: list[int]) -> int | None:
-    """Return how far a NaN in the middle of a strip gets at most, or None where it gets to an end of the strip."""
-    device, dtype = _home(network)
-    middle = side // divisor // 2 * divisor
+    """Return the reach along one axis, to both sides, or None where it passes `limit`."""
     furthest = 0
-    for first in range(0, len(phases), _TOGETHER):
-        rows = [middle + phase for phase in phases[first : first + _TOGETHER]]
-        strips = torch.zeros(len(rows), channels, side, divisor, device=device, dtype=dtype)
-        for strip, row in zip(strips, rows, strict=True):
-            strip[:, row] = torch.nan
-        marked = _run(network, strips, axis).isnan().any(3).any(1)
-        for row, mark in zip(rows, marked, strict=True):
-            reached = mark.nonzero().flatten()
-            if len(reached) == 0:
-                continue
-            low, high = int(reached[0]), int(reached[-1])
-            if low == 0 or high == side - 1:
+    for backward in (True, False):
+        side = -(-_LEAST_SIDE // divisor) * divisor
+        while (found := _to_one_side(network, channels, divisor, (axis, backward, side))) is None:
+            if side > limit + 2 * divisor:
                 return None
-            furthest = max(furthest, row - low, high - row)
-    return furthest
+            side *= 2
+        furthest = max(furthest, found)
+    return furthest if furthest <= limit else None
+
+
+def _to_one_side(network: nn.Module, channels: int, divisor: int, strip: tuple[int, bool, int]) -> int | None:
+    """Return the reach to one side, or None where it passes the end of the strip.
+
+    Everything from a row on is NaN, so that the first row marked can only move on as that row does: r - first(r) is at
+    most a - first(a) + (r - a) for any a before r. Most rows of the divisor's grid need not be tried.
+    """
+    begin = _distance(network, channels, divisor, strip, 0)
+    end = _distance(network, channels, divisor, strip, divisor - 1)
+    if begin is None or end is None:
+        return None
+    best = max(begin, end, 0)
+    spans = [(0, divisor - 1, begin)]
+    while spans:
+        low, high, at_low = spans.pop()
+        if high - low < 2 or at_low + high - 1 - low <= best:
+            continue
+        middle = (low + high) // 2
+        found = _distance(network, channels, divisor, strip, middle)
+        if found is None:
+            return None
+        best = max(best, found)
+        spans += [(low, middle, at_low), (middle, high, found)]
+    return best
+
+
+def _distance(network: nn.Module, channels: int, divisor: int, strip: tuple[int, bool, int], phase: int) -> int | None:
+    """Return how far before a row of NaN and all after it an output is NaN; None where that is the strip's end.
+
+    `phase` counts from a multiple of the divisor. Not `backward`: the same from the other end of the strip.
+    """
+    axis, backward, side = strip
+    device, dtype = _home(network)
+    row = side - 2 * divisor + phase
+    images = torch.zeros(1, channels, side, divisor, device=device, dtype=dtype)
+    marked = images[:, :, row:] if backward else images[:, :, : side - row]
+    marked.fill_(torch.nan)
+    rows = _run(network, images, axis)[0].isnan().any(2).any(0)
+    reached = (rows if backward else rows.flip(0)).nonzero().flatten()
+    if len(reached) == 0:
+        return 0
+    first = int(reached[0])
+    return None if first == 0 else row - first
 
 
 def _is_same_anywhere(network: nn.Module, channels: int, divisor: int, distance: int, axis: int) -> bool:
