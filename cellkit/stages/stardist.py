@@ -147,8 +147,8 @@ def _loader(models: Any, name: str) -> tuple[Any, Any]:
                 raise UsageError(f"stardist: {name} cannot be loaded: {reason(error)}") from error
             url = registered.get_model_details(models.StarDist2D, name)[2]["url"]
             raise UsageError(
-                f"stardist: the weights of {name!r} cannot be had: {reason(error)}; download {url} elsewhere, unpack it, "
-                "and give the path of its folder as `model`"
+                f"stardist: the weights of {name!r} cannot be had: {reason(error)}; download {url} elsewhere, unpack "
+                "it, and give the path of its folder as `model`"
             ) from error
 
     return stamp(folder) if folder.is_dir() else name, load
