@@ -67,9 +67,10 @@ def eager(network):
 def test_the_backend_finds_what_torchvision_does(shape):
     tiles = np.random.default_rng(0).random((2, 1, *shape), np.float32)
     network = eager(tiny("mask-rcnn", 1, 2))
+    backend = backend_of(network, "masks")
     with torch.inference_mode():
         wanted = network(list(torch.from_numpy(tiles)))
-    found = backend_of(network, "masks")(tiles)
+    found = backend(tiles)
     assert len(found) == 2
     for got, one in zip(found, wanted, strict=True):
         real = np.flatnonzero((one["boxes"][:, 2:] > one["boxes"][:, :2]).all(dim=1).numpy())
@@ -93,6 +94,18 @@ def test_the_backend_gives_boxes_where_the_task_is_boxes():
     assert isinstance(got, Boxes)
     assert len(got) > 0
     np.testing.assert_allclose(got.xyxy, wanted["boxes"].numpy(), atol=1e-4)
+
+
+def test_what_was_seen_first_does_not_matter():
+    """torchvision takes the scale of its features from the first picture, and goes wrong where that is a small one."""
+    tile = np.random.default_rng(2).random((1, 1, 90, 70), np.float32)
+    fresh, used = (backend_of(eager(tiny("mask-rcnn", 1, 2)), "masks") for _ in range(2))
+    used(np.zeros((1, 1, 5, 5), np.float32))
+    (one,), (two,) = fresh(tile), used(tile)
+    np.testing.assert_array_equal(one.boxes.xyxy, two.boxes.xyxy)
+    np.testing.assert_array_equal(one.boxes.scores, two.boxes.scores)
+    poolings = [m for m in used.network.modules() if type(m).__name__ == "MultiScaleRoIAlign"]
+    assert [p.scales for p in poolings] == [[0.25, 0.125]] * 2
 
 
 class Says(torch.nn.Module):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.transform import resize_boxes
+from torchvision.ops import MultiScaleRoIAlign
 
 from cellkit.core import Boxes, Instances, StageError
 from cellkit.models.card import Card
@@ -34,28 +35,46 @@ class DetectorBackend:
         self.device = device
         self.dtype = dtype
         self.network: Any = network.eval().to(device)
+        # A network that does as every torchvision one can be stopped before it draws masks.
+        self.plain = isinstance(network, GeneralizedRCNN) and type(network).forward is GeneralizedRCNN.forward
+        if self.plain:
+            _settle_scales(self.network, card.channels, device)
 
     def __call__(self, tiles: np.ndarray) -> list[Boxes] | list[Instances]:
         """Return what is found on each tile. May raise ``torch.OutOfMemoryError``."""
         half = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=half):
             images = list(torch.from_numpy(tiles).to(self.device))
-            # A network that does as every torchvision one can be stopped before it draws masks.
-            plain = isinstance(self.network, GeneralizedRCNN) and type(self.network).forward is GeneralizedRCNN.forward
-            found = _undrawn(self.network, images) if plain else self.network(images)
+            found = _undrawn(self.network, images) if self.plain else self.network(images)
             found = [{key: value.detach().cpu() for key, value in one.items()} for one in found]
         shape = tiles.shape[2:]
         if self.card.task == "boxes":
             return [_boxes(one, shape)[0] for one in found]
         if any("masks" not in one for one in found):
             raise StageError(f"{self.card.name}: its card says masks, but the network gives none")
-        return [_instances(one, shape, drawn=not plain) for one in found]
+        return [_instances(one, shape, drawn=not self.plain) for one in found]
 
     def close(self) -> None:
         """Give back what the device holds."""
         self.network = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _settle_scales(network: Any, channels: int, device: torch.device) -> None:
+    """Tell the poolings of regions how coarse each level of the features is.
+
+    Left to themselves they take it from the first picture they see, and are wrong for good where that is a small one.
+    """
+    side = 128
+    box = torch.tensor([[0.0, 0.0, 8.0, 8.0]], device=device)
+    with torch.inference_mode():
+        features = network.backbone(torch.zeros(1, channels, side, side, device=device))
+        features = {"0": features} if isinstance(features, torch.Tensor) else features
+        for pool in network.roi_heads.modules():
+            if isinstance(pool, MultiScaleRoIAlign):
+                pool.scales = None
+                pool(features, [box], [(side, side)])
 
 
 def _undrawn(network: Any, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
