@@ -32,7 +32,7 @@ setup(
     ],
     # A folder named cli must not install as the module `cli`.
     package_dir={"cellkit_cli": "cli"},
-    package_data={"cellkit": ["py.typed", "recipes/*.yaml"]},
+    package_data={"cellkit": ["py.typed", "recipes/*.yaml", "weights/*", "weights/*/*"]},
     install_requires=[
         "click>=8.1",
         "faster-coco-eval>=1.8",

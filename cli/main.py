@@ -18,6 +18,8 @@ _COMMANDS = {
     "eval": "cellkit_cli.eval:eval_command",
     "audit": "cellkit_cli.audit:audit_command",
     "convert": "cellkit_cli.convert:convert_command",
+    "models": "cellkit_cli.models:models_command",
+    "export": "cellkit_cli.export:export_command",
 }
 
 

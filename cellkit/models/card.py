@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Union
@@ -34,6 +33,8 @@ FIXED_CLASSES: Mapping[str, tuple[str, ...]] = {
 
 _VERSION = 1
 _MOST_BYTES = 10_000_000
+_MOST_CLASSES = 1024
+_LARGEST = 1e30  # well inside float32
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Card:
     def __post_init__(self) -> None:
         for name in ("classes", "mean", "std", "input_range", "precision"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("parameters", "recipe", "figures"):
+            object.__setattr__(self, name, _tupled(getattr(self, name)))
         problem = _problem(self)
         if problem:
             raise FormatError(f"card {self.name!r}: {problem}")
@@ -96,7 +99,7 @@ def parse_card(text: str, where: str) -> Card:
     if len(text) > _MOST_BYTES:
         raise FormatError(f"{where}: no card: {len(text):,} characters")
     try:
-        values = json.loads(text)
+        values = _tupled(json.loads(text, parse_constant=_no_number))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: no card: {error}") from error
     if not isinstance(values, dict) or "cellkit_card" not in values:
@@ -114,9 +117,9 @@ def parse_card(text: str, where: str) -> Card:
     for name, value in values.items():
         wanted = _TYPES[str(known[name].type)]
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            raise FormatError(f"{where}: {name}: wanted {known[name].type}, got {value!r}")
+            raise FormatError(f"{where}: {name}: wanted {known[name].type}, got {_short(value)}")
     try:
-        return Card(**{name: _tupled(value) for name, value in values.items()})
+        return Card(**values)
     except FormatError as error:
         raise FormatError(f"{where}: {error}") from error
 
@@ -130,19 +133,23 @@ _TYPES: Mapping[str, Any] = {
     "float": _NUMBER,
     "int | None": (int, type(None)),
     "float | None": (*_NUMBER, type(None)),
-    "tuple[str, ...]": list,
-    "tuple[float, ...]": list,
-    "tuple[float, float]": list,
-    "tuple[Any, ...]": list,
+    "tuple[str, ...]": tuple,
+    "tuple[float, ...]": tuple,
+    "tuple[float, float]": tuple,
+    "tuple[Any, ...]": tuple,
     "Mapping[str, Any]": dict,
 }
-"""What JSON gives for each annotation of `Card`."""
+"""What JSON, its lists as tuples, gives for each annotation of `Card`."""
 
 
 def _tupled(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return tuple(_tupled(item) for item in value)
-    return {key: _tupled(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return {key: _tupled(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number in JSON; where a figure is undefined, write null")
 
 
 def _problem(card: Card) -> str:
@@ -152,8 +159,12 @@ def _problem(card: Card) -> str:
         return f"task: wanted one of {', '.join(heads)}, got {card.task!r}"
     if card.head not in heads[card.task]:
         return f"head: for {card.task}, wanted one of {', '.join(heads[card.task])}, got {card.head!r}"
-    if not card.classes or not all(isinstance(name, str) and name for name in card.classes):
-        return f"classes: wanted at least one name, got {card.classes!r}"
+    if not card.name.strip():
+        return "name: wanted a name, got an empty text"
+    if not 1 <= len(card.classes) <= _MOST_CLASSES or not all(isinstance(name, str) and name for name in card.classes):
+        return f"classes: wanted 1 to {_MOST_CLASSES:,} names, got {_short(card.classes)}"
+    if len(set(card.classes)) != len(card.classes):
+        return f"classes: a name occurs twice: {_short(card.classes)}"
     if card.head in FIXED_CLASSES and card.classes != FIXED_CLASSES[card.head]:
         return f"classes: head {card.head} has {', '.join(FIXED_CLASSES[card.head])}; got {', '.join(card.classes)}"
     if not 1 <= card.channels <= 1024:
@@ -165,13 +176,34 @@ def _problem(card: Card) -> str:
     for name in ("mean", "std"):
         values = getattr(card, name)
         if values and not (len(values) == card.channels and _numbers(values) and (name == "mean" or min(values) > 0)):
-            return f"{name}: wanted one number a channel{', positive' * (name == 'std')}, got {values!r}"
-    if len(card.input_range) != 2 or not _numbers(card.input_range):
-        return f"input_range: wanted two numbers, got {card.input_range!r}"
-    if not set(card.precision) <= {"float32", "bfloat16", "float16"}:
-        return f"precision: wanted float32, bfloat16 or float16, got {card.precision!r}"
+            return f"{name}: wanted one number a channel{', positive' * (name == 'std')}, got {_short(values)}"
+    low_high = card.input_range
+    if len(low_high) != 2 or not _numbers(low_high) or not low_high[0] < low_high[1]:
+        return f"input_range: wanted two numbers, the lower first, got {_short(low_high)}"
+    if not card.precision or not all(name in ("float32", "bfloat16", "float16") for name in card.precision):
+        return f"precision: wanted float32, bfloat16 or float16, got {_short(card.precision)}"
+    if not _numbers((card.tolerance,)) or not 0 <= card.tolerance <= 1:
+        return f"tolerance: wanted 0 to 1, got {_short(card.tolerance)}"
+    if card.pixel_size is not None and not (_numbers((card.pixel_size,)) and card.pixel_size > 0):
+        return f"pixel_size: wanted a positive number of micrometres, got {_short(card.pixel_size)}"
+    return _not_plain(card)
+
+
+def _not_plain(card: Card) -> str:
+    """Return what of a card could not be written as JSON in UTF-8, or an empty string."""
+    for name in (f.name for f in fields(card)):
+        try:
+            json.dumps(getattr(card, name), ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            return f"{name}: wanted plain texts, finite numbers, lists and mappings of them: {error}"
     return ""
 
 
 def _numbers(values: Sequence[Union[float, Any]]) -> bool:
-    return all(isinstance(v, _NUMBER) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    # Compared, not passed to math.isfinite, which fails for whole numbers beyond the largest float.
+    return all(isinstance(v, _NUMBER) and not isinstance(v, bool) and -_LARGEST < v < _LARGEST for v in values)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

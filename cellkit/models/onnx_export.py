@@ -95,13 +95,14 @@ def _write(
     if fixed is None:
         free |= {2: divisor * torch.export.Dim("rows"), 3: divisor * torch.export.Dim("columns")}
     try:
+        # In two steps: some networks take another path, for an older exporter, where they see that ONNX is wanted.
+        example = (torch.zeros((2, card.channels, *sides)),)
+        graph = torch.export.export(_exportable(module), example, dynamic_shapes=(free,))
         program = torch.onnx.export(
-            _exportable(module),
-            (torch.zeros((2, card.channels, *sides)),),
+            graph,
             input_names=["image"],
             output_names=["probability"],
             opset_version=opset,
-            dynamic_shapes=(free,),
             external_data=False,
             verbose=False,
         )
