@@ -24,7 +24,7 @@ def net(image: Image, /) -> Prob:
 
 
 @stage()
-def average(first: Prob, /, *rest: Prob) -> Prob:
+def several(first: Prob, /, *rest: Prob) -> Prob:
     """Take several."""
     return first
 
@@ -40,7 +40,7 @@ def find(image: Image, /) -> Boxes:
 def more_stages(monkeypatch):
     registry.stages()
     monkeypatch.setattr(registry, "_specs", dict(registry._specs))
-    for function in (net, average, find):
+    for function in (net, several, find):
         registry.add(spec_of(function))
 
 
@@ -108,7 +108,7 @@ def test_in_and_out():
 
 
 def test_variadic_takes_the_rest():
-    text = "steps:\n- net\n- net:\n  out: second\n- average:\n  in: [prob, second]"
+    text = "steps:\n- net\n- net:\n  out: second\n- several:\n  in: [prob, second]"
     assert bindings(text)[2] == "prob, second -> prob"
 
 

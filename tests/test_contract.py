@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellkit.core import KINDS, OBJECT, Boxes, Histogram, Instances, StageError, StageSpec, registry
+from cellkit.core import KINDS, OBJECT, Boxes, Histogram, Instances, StageError, StageSpec, UsageError, registry
 from cellkit.core.kinds import validate
 from strategies import images
 
@@ -120,10 +120,10 @@ def call(spec: StageSpec, values: list[Any], params: dict[str, Any], histogram: 
 
 
 def attempt(spec: StageSpec, values: list[Any], params: dict[str, Any]) -> Any:
-    """Call the stage; a refusal by a StageError (too many channels, say) is an answer too, and gives None."""
+    """Call the stage; a refusal (too many channels, say, or no model named) is an answer too, and gives None."""
     try:
         return call(spec, values, params)
-    except StageError:
+    except (StageError, UsageError):
         return None
 
 
