@@ -136,7 +136,8 @@ class Network:
                 if self._closed:
                     return
                 jobs = self._take()
-            self._run(jobs)
+            # Those whose image has failed meanwhile have been cancelled.
+            self._run([job for job in jobs if job.future.set_running_or_notify_cancel()])
 
     def _take(self) -> list[_Job]:
         """Take the oldest tile in line and others of its shape, up to a batch."""
@@ -150,6 +151,8 @@ class Network:
         return jobs
 
     def _run(self, jobs: Sequence[_Job]) -> None:
+        if not jobs:
+            return
         try:
             found = self._predict([job.tile for job in jobs])
         except BaseException as error:  # whatever it is, it belongs to those who wait

@@ -34,15 +34,16 @@ class TorchBackend:
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """Return the probabilities of a batch. May raise ``torch.OutOfMemoryError``."""
-        batch = torch.from_numpy(tiles)
+        # A copy in any case, since torch takes no read-only arrays; made so that it lies channels last.
+        batch = torch.from_numpy(np.array(np.moveaxis(tiles, 1, -1), order="C")).permute(0, 3, 1, 2)
         if self.device.type == "cuda":
             return self._on_gpu(batch)
         with torch.inference_mode(), torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
-            return self._forward(batch.contiguous(memory_format=torch.channels_last)).numpy()
+            return self._forward(batch).numpy()
 
     def _on_gpu(self, batch: torch.Tensor) -> np.ndarray:
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream()), torch.inference_mode():
-            moved = batch.pin_memory().to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            moved = batch.pin_memory().to(self.device, non_blocking=True, memory_format=torch.channels_last)
             with torch.autocast("cuda", self.dtype, enabled=self.dtype != torch.float32):
                 probs = self._forward(moved)
             here = torch.empty(probs.shape, dtype=probs.dtype, pin_memory=True)
