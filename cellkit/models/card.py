@@ -49,7 +49,8 @@ class Card:
     `divisor`: sides of an input are multiples of it. `reach`: pixels of context that an output pixel can depend on, or
     None where it is the whole input. `halo`: pixels of context that a tile is given. `tolerance`: the largest
     difference between tiled at that halo and untiled, in probabilities, at float32. `tile`: the side of the pictures a
-    detector was trained on, beyond which it tiles. `precision`: the number formats in which its figures hold.
+    detector was trained on, beyond which it tiles. `activation`: bytes that live at once for a pixel of a tile, at
+    float32 (0: not known). `precision`: the number formats in which its figures hold.
 
     `sha256` digests the weights. `obtain` says how to get or train them. `data`, `licence`: what it was trained on and
     under which terms it may be used. `figures`: measured scores. `weak`: what it gets wrong.
@@ -72,6 +73,7 @@ class Card:
     halo: int = 0
     tolerance: float = 1e-4
     tile: int | None = None
+    activation: float = 0.0
     precision: tuple[str, ...] = ("float32",)
     sha256: str = ""
     obtain: str = ""
@@ -169,7 +171,13 @@ def _problem(card: Card) -> str:
         return f"classes: head {card.head} has {', '.join(FIXED_CLASSES[card.head])}; got {', '.join(card.classes)}"
     if not 1 <= card.channels <= 1024:
         return f"channels: wanted 1 to 1024, got {card.channels}"
-    for name, least, most in (("divisor", 1, 4096), ("halo", 0, 10_000), ("tile", 16, 100_000), ("reach", 0, 100_000)):
+    for name, least, most in (
+        ("divisor", 1, 4096),
+        ("halo", 0, 10_000),
+        ("tile", 16, 100_000),
+        ("reach", 0, 100_000),
+        ("activation", 0, 1e9),
+    ):
         value = getattr(card, name)
         if value is not None and not least <= value <= most:
             return f"{name}: wanted {least} to {most}, got {value}"

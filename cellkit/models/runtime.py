@@ -257,7 +257,6 @@ def _load(located: Any, options: Options, precision: Precision) -> Network:
     on_gpu = device.type == "cuda"
     lanes = options.lanes or (2 if on_gpu else os.cpu_count() or 1)
     memory = options.memory if options.memory is not None else total_bytes(device) // 4
-    bytes_per_pixel = 0.0
     backend: Any
     if located.is_onnx:
         from cellkit.models.onnx_file import OnnxBackend
@@ -267,11 +266,8 @@ def _load(located: Any, options: Options, precision: Precision) -> Network:
         module = load_network(located)
         dtype = choose_precision(precision, device, card)
         if card.task == "dense":
-            from cellkit.models.probe import activation_bytes
             from cellkit.models.torch_backend import TorchBackend
 
-            side = card.divisor * max(1, 256 // card.divisor)
-            bytes_per_pixel = activation_bytes(module, card.channels, side) / side**2
             backend = TorchBackend(module, card, device, dtype, options.compiled)
         else:
             from cellkit.models._detector import DetectorBackend
@@ -280,7 +276,7 @@ def _load(located: Any, options: Options, precision: Precision) -> Network:
     batch = options.batch or (16 if on_gpu else 1)
     network = Network(card, backend, replace(options, lanes=lanes, batch=batch, memory=memory))
     network.device = _describe(device)
-    network.bytes_per_pixel = bytes_per_pixel
+    network.bytes_per_pixel = card.activation
     if not on_gpu and lanes > 1 and not located.is_onnx:
         network.on_lane = _one_thread
     return network

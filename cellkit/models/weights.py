@@ -58,9 +58,9 @@ def save_model(
 
     A `path` that ends in .safetensors becomes one file that holds everything; any other a folder with card.json and
     weights.safetensors. The card's parameters are completed, those that would fetch weights from a hub set to none;
-    its divisor and sha256 are filled in. With `dtype` float16 the tensors are stored as such, half the size; they are
-    float32 again once loaded. With `golden`, a small input and what the network as stored makes of it on a CPU are
-    written too, for `cellkit models verify`. `network` is left as it is, on its device and in its mode.
+    its divisor, activation and sha256 are filled in. With `dtype` float16 the tensors are stored as such, half the
+    size; they are float32 again once loaded. With `golden`, a small input and what the network as stored makes of it
+    on a CPU are written too, for `cellkit models verify`. `network` is left as it is, on its device and in its mode.
 
     Raises `UsageError` where `network` is not what the card's architecture and parameters build; `FormatError` for
     tensors that are not finite; `WriteError` where the file cannot be written.
@@ -79,7 +79,7 @@ def save_model(
         )
     _check_finite(stored, str(path))
     again.load_state_dict(stored)
-    card = replace(card, sha256=digest(_described(stored)))
+    card = replace(card, sha256=digest(_described(stored)), activation=_activation(card, again))
     tensors = {f"{MODEL}{name}": tensor for name, tensor in stored.items()}
     metadata = {CARD_KEY: card.dump(), CARD_SHA_KEY: text_sha(card.dump())}
     if golden:
@@ -194,6 +194,16 @@ def _without_hub(card: Card) -> dict[str, Any]:
         if name in full:
             full[name] = spec.parameters[name].coerce("none" if "none" in spec.parameters[name].choices else None)
     return full
+
+
+def _activation(card: Card, network: nn.Module) -> float:
+    """Return the bytes of activations a pixel, so that nobody who loads the network has to measure them again."""
+    from cellkit.models.probe import activation_bytes
+
+    if card.task != "dense":
+        return 0.0
+    side = card.divisor * max(1, 256 // card.divisor)
+    return round(activation_bytes(network, card.channels, side) / side**2, 1)
 
 
 def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
