@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import subprocess
 import sys
 import threading
 import warnings
@@ -578,6 +579,13 @@ def test_the_stand_ins_have_stardists_own_signatures():
     assert set(aliases) == set(keys)
     assert registered.get_model_details(own, "2D_demo")[2]["url"].startswith("https://")
     assert callable(registered.get_model_instance)
+
+
+def test_torchvision_can_be_imported_after_stardist():
+    real("stardist")
+    code = "from cellkit.stages.stardist import _models; _models(); import torchvision; print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.splitlines()[-1:] == ["alive"], done.stderr
 
 
 def test_stardist_gives_what_the_package_gives(tmp_path):

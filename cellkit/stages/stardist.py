@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,6 +112,10 @@ def _models() -> Any:
     """Return the module with StarDist's networks."""
     # TensorFlow tells everybody of the processor it runs on, below the level of Python's logging.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not PACKAGE.missing() and importlib.util.find_spec("triton") is not None:
+        # Comes with torch, and torchvision imports it. Both hold an LLVM: with TensorFlow's there first, triton's finds
+        # its options taken and aborts the whole process (TensorFlow 2.21, triton 3.9); the other way round they agree.
+        importlib.import_module("triton")
     tensorflow = PACKAGE.module("tensorflow")
     models = PACKAGE.module("stardist.models")
     for gpu in tensorflow.config.list_physical_devices("GPU"):
