@@ -13,6 +13,8 @@ Speed depends on the weights' shapes alone, so random ones serve; nothing is dow
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import time
 from collections.abc import Callable
@@ -64,7 +66,8 @@ def stardist(side: int, grid: int) -> Timed:
     """Return StarDist's default network, 32 rays; `grid` 2 is that of its model 2D_versatile_fluo."""
     stardist_models = needed(STARDIST, "stardist.models")
     config = stardist_models.Config2D(n_channel_in=1, grid=(grid, grid))
-    network = stardist_models.StarDist2D(config, name="random", basedir=None).keras_model
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells its thresholds
+        network = stardist_models.StarDist2D(config, name="random", basedir=None).keras_model
     tile = np.random.default_rng(0).random((1, side, side, 1), np.float32)
     return Timed(network.count_params(), lambda: network.predict_on_batch(tile))
 
