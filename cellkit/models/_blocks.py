@@ -8,14 +8,29 @@ from torch.nn import functional
 
 from cellkit.models._choices import Norm, Upsampling
 
-__all__ = ["UpConvolution", "convolution", "double", "enlarge", "initialise"]
+__all__ = ["BatchNorm", "UpConvolution", "convolution", "double", "enlarge", "initialise"]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that trains on single images too.
+
+    Where one value a channel is all there is (a small image at the bottom of a network, or a global average), there is
+    no variance, and torch fails: the running statistics are used then.
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (n, c, y, x) to the same shape."""
+        if self.training and features.shape[0] * features.shape[2] * features.shape[3] == 1:
+            known = (self.running_mean, self.running_var, self.weight, self.bias)
+            return functional.batch_norm(features, *known, eps=self.eps)
+        return super().forward(features)
 
 
 def convolution(inputs: int, outputs: int, norm: Norm, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Return a same-padded convolution, batch normalisation where asked for, and ReLU."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")]
     if norm == "batch":
-        layers.append(nn.BatchNorm2d(outputs))
+        layers.append(BatchNorm(outputs))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 

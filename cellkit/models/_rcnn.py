@@ -15,6 +15,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.misc import FrozenBatchNorm2d
+from torchvision.ops.poolers import initLevelMapper
 
 from cellkit.core import UsageError
 from cellkit.models._choices import EncoderWeights
@@ -49,18 +50,18 @@ class Detection:
 def detector(channels: int, outputs: int, masks: bool, p: Detection) -> nn.Module:
     """Return a detector of `outputs` classes beside the background. Raises `UsageError` for parameters that clash."""
     mean, std = _normalisation(channels, p)
+    _check(p)
     backbone = _Pyramid(channels, p)
     anchors = AnchorGenerator(
         sizes=tuple((size,) for size in p.anchor_sizes), aspect_ratios=(p.aspect_ratios,) * len(p.anchor_sizes)
     )
-    levels = [str(level) for level in range(len(p.anchor_sizes) - 1)]
     settings = {
         "rpn_anchor_generator": anchors,
         "rpn_pre_nms_top_n_train": 2 * p.proposals,
         "rpn_pre_nms_top_n_test": 2 * p.proposals,
         "rpn_post_nms_top_n_train": p.proposals,
         "rpn_post_nms_top_n_test": p.proposals,
-        "box_roi_pool": MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2),
+        "box_roi_pool": _regions(p, 7),
         "box_head": TwoMLPHead(p.pyramid_channels * 7 * 7, p.head_channels),
         "box_predictor": FastRCNNPredictor(p.head_channels, outputs + 1),
         "box_score_thresh": p.score_threshold,
@@ -72,7 +73,7 @@ def detector(channels: int, outputs: int, masks: bool, p: Detection) -> nn.Modul
         width = p.pyramid_channels
         network = MaskRCNN(
             backbone,
-            mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2),
+            mask_roi_pool=_regions(p, 14),
             mask_head=MaskRCNNHeads(width, (width,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(width, width, outputs + 1),
             **settings,
@@ -84,6 +85,15 @@ def detector(channels: int, outputs: int, masks: bool, p: Detection) -> nn.Modul
     return network
 
 
+def _regions(p: Detection, size: int) -> MultiScaleRoIAlign:
+    """Return the pooling of regions to `size` x `size`, told the strides that it would guess from its first images."""
+    levels = len(p.anchor_sizes) - 1
+    pooling = MultiScaleRoIAlign([str(level) for level in range(levels)], output_size=size, sampling_ratio=2)
+    pooling.scales = [1 / 2**level for level in range(2, levels + 2)]
+    pooling.map_levels = initLevelMapper(2, levels + 1, canonical_scale=224, canonical_level=4)
+    return pooling
+
+
 class _Pyramid(nn.Module):
     """A feature pyramid over the strides 4, 8 ... of an encoder, and one level more by subsampling.
 
@@ -92,10 +102,7 @@ class _Pyramid(nn.Module):
 
     def __init__(self, channels: int, p: Detection) -> None:
         super().__init__()
-        depth = len(p.anchor_sizes)
-        if not 2 <= depth <= 5:
-            raise UsageError(f"anchor_sizes: wanted 2 to 5, one a level of the pyramid, got {list(p.anchor_sizes)}")
-        self.encoder = make_encoder(p.encoder, channels, depth, p.encoder_weights)
+        self.encoder = make_encoder(p.encoder, channels, len(p.anchor_sizes), p.encoder_weights)
         self.out_channels = p.pyramid_channels
         self.fpn = FeaturePyramidNetwork(
             list(self.encoder.out_channels[2:]), p.pyramid_channels, extra_blocks=LastLevelMaxPool()
@@ -108,6 +115,16 @@ class _Pyramid(nn.Module):
     def forward(self, images: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
         """Map (n, channels, y, x) to features by level: "0" at stride 4, "1" at stride 8 ... and "pool"."""
         return self.fpn(OrderedDict((str(k), level) for k, level in enumerate(self.encoder(images)[2:])))
+
+
+def _check(p: Detection) -> None:
+    if not 2 <= len(p.anchor_sizes) <= 5 or min(p.anchor_sizes) <= 0:
+        wanted = "2 to 5 positive numbers, one a level of the pyramid"
+        raise UsageError(f"anchor_sizes: wanted {wanted}, got {list(p.anchor_sizes)}")
+    if min(p.aspect_ratios, default=0) <= 0:
+        raise UsageError(f"aspect_ratios: wanted at least one positive number, got {list(p.aspect_ratios)}")
+    if p.min_size is not None and p.min_size > p.max_size:
+        raise UsageError(f"min_size: wanted no more than max_size, which is {p.max_size}, got {p.min_size}")
 
 
 def _freeze(module: nn.Module) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from cellkit.core import UsageError
+from cellkit.models._blocks import BatchNorm
 from cellkit.models._choices import EncoderWeights
 from cellkit.models._encoders import check_encoder, drop_unused, hub_weights, refusing
 
@@ -35,7 +35,7 @@ def smp_network(
         )
         for module in network.modules():
             if type(module) is nn.BatchNorm2d:
-                module.__class__ = _BatchNorm
+                module.__class__ = BatchNorm
         _unalign(network.segmentation_head)
         drop_unused(network, lambda: [network(torch.zeros(1, channels, side, side))])
     return network
@@ -46,17 +46,6 @@ def decoder_widths(widths: tuple[int, ...], depth: int) -> tuple[int, ...]:
     if len(widths) != depth or min(widths, default=0) < 1:
         raise UsageError(f"decoder_channels: wanted {depth} positive numbers, one a level of depth, got {list(widths)}")
     return widths
-
-
-class _BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that trains on single images too, where a global pooling leaves one value a channel."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        if self.training and features.shape[0] * features.shape[2] * features.shape[3] == 1:
-            return functional.batch_norm(
-                features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(features)
 
 
 def _unalign(head: nn.Module) -> None:

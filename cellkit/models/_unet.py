@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cellkit.models._blocks import UpConvolution, convolution, double, enlarge, initialise
+from cellkit.models._blocks import BatchNorm, UpConvolution, convolution, double, enlarge, initialise
 from cellkit.models._choices import Norm, Smooth, Upsampling
 
 __all__ = ["CompactUNet", "UNet"]
@@ -65,10 +65,10 @@ class _Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.first = convolution(inputs, outputs, "batch", stride=stride)
-        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), BatchNorm(outputs))
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm(outputs))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return functional.relu(self.second(self.first(features)) + self.shortcut(features), inplace=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from cellkit.core import Span
+from cellkit.core import Span, UsageError
 from cellkit.models._choices import EncoderWeights as Weights
 from cellkit.models._choices import Width, halvings
 from cellkit.models.architecture import architecture
@@ -156,12 +156,15 @@ def fpn(
 ) -> Any:
     """Feature pyramid network: all levels brought to one size and added. Its group normalisation sees the whole input.
 
-    `decoder_channels` is a multiple of 32, the number of groups. Other parameters: see unet-smp.
+    `decoder_channels`: 64, 96, 128 ..., as there are 32 groups of at least two. Other parameters: see unet-smp.
     """
     from cellkit.models._smp import smp_network
 
+    if decoder_channels % 32 or decoder_channels < 64:
+        raise UsageError(f"decoder_channels: wanted a multiple of 32 from 64 on, got {decoder_channels}")
     settings = {
         "encoder_depth": depth,
+        "upsampling": 2 ** (depth - 3),
         "decoder_pyramid_channels": pyramid_channels,
         "decoder_segmentation_channels": decoder_channels,
     }
