@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import json
 import os
 import subprocess
@@ -451,6 +452,14 @@ def test_cards_come_back_as_they_were():
     again = parse_card(card.dump(), "here")
     assert again == card
     assert asdict(again) == asdict(card)
+
+
+def test_functions_of_the_package_are_not_hidden_by_its_modules():
+    import cellkit.models
+
+    cellkit.models.architectures()
+    for name in cellkit.models.__all__:
+        assert not inspect.ismodule(getattr(cellkit.models, name)), name
 
 
 def test_finding_and_listing_needs_no_torch(whole, tmp_path):

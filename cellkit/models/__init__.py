@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+# A module sets its name in its package when it is first imported; here, so that the functions below have the last word.
+import cellkit.models.architecture
+import cellkit.models.architectures  # noqa: F401
 from cellkit.models.architecture import ArchitectureSpec, architecture, architectures, build
 from cellkit.models.card import HEADS, Card
 from cellkit.models.store import Located, find_model, load_network, models, save_model
@@ -18,6 +21,7 @@ _LAZY = {
     "Network": "cellkit.models.runtime",
     "open_model": "cellkit.models.runtime",
     "export_onnx": "cellkit.models.onnx_export",
+    "measure_context": "cellkit.models.context",
 }
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "export_onnx",
     "find_model",
     "load_network",
+    "measure_context",
     "models",
     "open_model",
     "save_model",
