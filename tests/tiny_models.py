@@ -42,6 +42,7 @@ TINY: dict[str, dict[str, Any]] = {
 def tiny(name: str, channels: int = 1, outputs: int = 1, seed: int = 0) -> Any:
     """Return a tiny network of that architecture in eval mode, its weights drawn from `seed` alone."""
     import torch
+
     from cellkit.models import build
 
     with torch.random.fork_rng(devices=[]):

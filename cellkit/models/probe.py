@@ -16,7 +16,6 @@ from cellkit.core import UsageError
 
 __all__ = ["activation_bytes", "reach"]
 
-_LEAST_SIDE = 128
 _TOLERANCE = 1e-3
 
 
@@ -59,14 +58,18 @@ def activation_bytes(network: nn.Module, channels: int, side: int) -> int:
 def _along(network: nn.Module, channels: int, divisor: int, limit: int, axis: int) -> int | None:
     """Return the reach along one axis, to both sides, or None where it passes `limit`."""
     furthest = 0
+    longest = (-(-limit // divisor) + 3) * divisor
     for backward in (True, False):
-        side = -(-_LEAST_SIDE // divisor) * divisor
-        while (found := _to_one_side(network, channels, divisor, (axis, backward, side))) is None:
-            if side > limit + 2 * divisor:
-                return None
-            side *= 2
+        # On a long strip first: a dilated convolution leaps over the end of a short one, and would not be seen.
+        about = _distance(network, channels, divisor, (axis, backward, longest), 0)
+        if about is None:
+            return None
+        side = (-(-(about + 1) // divisor) + 3) * divisor
+        found = _to_one_side(network, channels, divisor, (axis, backward, side))
+        if found is None or found > limit:
+            return None
         furthest = max(furthest, found)
-    return furthest if furthest <= limit else None
+    return furthest
 
 
 def _to_one_side(network: nn.Module, channels: int, divisor: int, strip: tuple[int, bool, int]) -> int | None:
