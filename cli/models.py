@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from cellkit.core import CellkitError
     from cellkit.models import ArchitectureSpec, Card, Located
 
-_MOST_HALO = 256
-
 
 class _Names(click.Group):
     """A group in which any word that is no subcommand is the name of what to show."""
@@ -195,25 +193,17 @@ def _new_card(spec: ArchitectureSpec, parameters: Mapping[str, Any], out: Path, 
 
 
 def _write_new(card: Card, out: Path, seed: int) -> Card:
-    from dataclasses import replace
-
     import torch
 
-    from cellkit.models import build, save_model
+    from cellkit.models import build, measure_context, save_model
     from cellkit.models.architecture import find
 
     spec = find(card.architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(card.architecture, card.channels, len(card.classes), card.parameters).eval()
-    if spec.task == "dense" and spec.context == "local":
-        from cellkit.models.probe import reach
-
-        divisor = spec.divisor(card.parameters)
-        found = reach(network, card.channels, divisor)
-        if found is not None:
-            halo = -(-min(found, _MOST_HALO) // divisor) * divisor
-            card = replace(card, reach=found, halo=halo, tolerance=1e-4 if halo >= found else 0.01)
+    if spec.task == "dense":
+        card = measure_context(network, card)
     return save_model(out, network, card)
 
 

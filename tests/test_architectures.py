@@ -267,6 +267,20 @@ def test_weights_that_are_a_pickle_only_are_refused(monkeypatch, error):
         build("linknet", 1, 1, {"encoder": "resnet18", "encoder_weights": "imagenet"})
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("linknet", {"encoder": "resnet18"}), ("linknet", {}), ("segnet", {"width": 64, "depth": 2})],
+)
+def test_damaged_weights_are_said(tmp_path, monkeypatch, name, parameters):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"<html>not here</html>")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(file))
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", lambda *_, **__: str(file))
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: str(file))
+    with pytest.raises(UsageError, match="weights of encoder '.*' are damaged"):
+        build(name, 1, 1, {**TINY[name], **parameters, "encoder_weights": "imagenet"})
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_weights_of_vgg_are_read_as_torchvision_would(tmp_path, monkeypatch, norm, channels):
@@ -317,7 +331,7 @@ def test_encoders_are_named_with_suggestions():
 
 
 @pytest.mark.parametrize(
-    ("name", "encoder"), [("linknet", "mit_b0"), ("unetplusplus", "mit_b0"), ("deeplabv3", "vgg11")]
+    ("name", "encoder"), [("linknet", "mit_b0"), ("unetplusplus", "mit_b0"), ("pan", "tu-test_vit")]
 )
 def test_encoders_that_a_decoder_cannot_use(name, encoder):
     with pytest.raises(UsageError, match=f"encoder '{encoder}' cannot be used here"):
@@ -406,6 +420,24 @@ def test_variants_of_the_unet(upsampling, final):
     parameters = {"width": 3, "depth": 2, "final_convolutions": final, "upsampling": upsampling, "norm": "batch"}
     network = build("unet", 1, 2, parameters)
     assert network(torch.rand(1, 1, 8, 12)).shape == (1, 2, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("unet-vgg16bn", {"norm": "none", "bottom_convolutions": 0, "upsampling": "transposed"}),
+        ("unet-vgg16bn", {"norm": "batch", "bottom_convolutions": 1, "upsampling": "bilinear"}),
+        ("segnet", {"depth": 5, "norm": "none"}),
+        ("segnet", {"depth": 1}),
+        ("fcn8", {"norm": "batch"}),
+        ("unet-compact", {"growth": 1.5, "blocks": 2, "upsampling": "bilinear"}),
+    ],
+)
+def test_variants_of_other_networks(name, parameters):
+    network = build(name, 1, 2, {**TINY[name], **parameters}).eval()
+    batched = any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    assert batched == (parameters.get("norm", "batch") == "batch")
+    assert network(torch.rand(1, 1, 32, 64)).shape == (1, 2, 32, 64)
 
 
 def test_places_of_maxima_are_those_of_torch():

@@ -31,9 +31,9 @@ class Scope:
     unsure: bool = False
     done: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
-    def fault(self, where: str, message: str, fix: str = "", *, warning: bool = False) -> None:
+    def fault(self, where: str, message: str, fix: str = "", *, warning: bool = False, stops: bool = False) -> None:
         """Note a fault."""
-        self.faults.append(Fault(where, message, fix, warning))
+        self.faults.append(Fault(where, message, fix, warning, stops))
 
     def write(self, name: str, kind: Kind) -> None:
         """Note that a layer is made; it is the newest then."""

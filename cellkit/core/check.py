@@ -174,9 +174,8 @@ def _bind_step(step: Step, scope: Scope, where: str) -> BoundStep | None:
 def _review(spec: StageSpec, params: dict[str, Any], scope: Scope, where: str) -> None:
     if spec.review is not None:
         for fault in spec.review(params, tuple(scope.done)):
-            scope.fault(
-                f"{where}.{fault.where}" if fault.where else where, fault.message, fault.fix, warning=fault.warning
-            )
+            at = f"{where}.{fault.where}" if fault.where else where
+            scope.fault(at, fault.message, fault.fix, warning=fault.warning, stops=fault.stops)
     scope.done.append((spec.name, params))
 
 

@@ -40,12 +40,20 @@ class CellkitError(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a recipe: where it stands, what is wrong, and the likely fix."""
+    """One thing wrong with a recipe: where it stands, what is wrong, and the likely fix.
+
+    A `warning` leaves the recipe right. One that `stops`, a warning too, says that the recipe cannot run on this
+    machine as things are: a package or weights are missing.
+    """
 
     where: str
     message: str
     fix: str = ""
     warning: bool = False
+    stops: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "warning", self.warning or self.stops)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}"

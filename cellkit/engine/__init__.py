@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cellkit.engine.batch import BatchResult, run_batch
+from cellkit.engine.batch import BatchResult, Settings, run_batch
 from cellkit.engine.execute import run
 
-__all__ = ["BatchResult", "run", "run_batch"]
+__all__ = ["BatchResult", "Settings", "run", "run_batch"]

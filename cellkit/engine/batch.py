@@ -17,7 +17,7 @@ from cellkit.core.check import Plan, plan
 from cellkit.core.errors import CellkitError, UsageError, WriteError
 from cellkit.core.recipe import Recipe, dump
 from cellkit.core.sample import Sample
-from cellkit.engine.execute import Observation, execute
+from cellkit.engine.execute import Observation, execute, live
 from cellkit.engine.footprint import Room
 from cellkit.engine.manifest import Manifest, Record
 from cellkit.engine.networks import Networks, divide_memory, open_networks
@@ -106,7 +106,8 @@ def run_batch(
     if workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
     sources = find(images, recipe.read_options)
-    networks = open_networks(bound, settings)
+    _refuse_stopped(bound)
+    networks = open_networks(bound, settings, len(sources))
     folder = _prepare(Path(out))
     started = perf_counter()
     digest = _digest_recipe(bound, networks)
@@ -131,6 +132,14 @@ def run_batch(
             bound, manifest, result, {"recipe": job.digest, "networks": networks.digests(), "device": networks.device}
         )
     return result
+
+
+def _refuse_stopped(bound: Plan) -> None:
+    """Raise `UsageError` where a step that is needed cannot run on this machine: every image would fail alike."""
+    needed = tuple(step.where for step in live(bound, layers_for(bound)))
+    stopped = [fault for fault in bound.faults if fault.stops and fault.where.startswith(needed)]
+    if stopped:
+        raise UsageError("\n".join(map(str, stopped)))
 
 
 @dataclass(frozen=True)

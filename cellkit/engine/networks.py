@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,6 +46,9 @@ class Networks:
         params = dict(step.params)
         for name in loads(step.spec):
             params[name] = self._get(step, params[name])
+        device = self.options.device if self.options is not None else "auto"
+        if "device" in params and "device" not in step.step.params and device != "auto":
+            params["device"] = device  # of a stage that brings its own network
         return params
 
     def group(self, steps: Sequence[BoundStep]) -> int:
@@ -83,8 +87,8 @@ class Networks:
         return self._opened[key]
 
 
-def open_networks(bound: Plan, settings: Settings) -> Networks:
-    """Open every network that `bound` needs for what it writes.
+def open_networks(bound: Plan, settings: Settings, images: int) -> Networks:
+    """Open every network that `bound` needs for what it writes of so many `images`.
 
     Raises `UsageError` where one or the device cannot be had, `FormatError` where one is damaged.
     """
@@ -92,13 +96,19 @@ def open_networks(bound: Plan, settings: Settings) -> Networks:
     from cellkit.engine.outputs import layers_for
 
     steps = live(bound, layers_for(bound))
-    if not any(loads(step.spec) for step in _flat(steps)):
+    flat = list(_flat(steps))
+    if not any(loads(step.spec) or "device" in step.params for step in flat):
         if settings.device not in ("auto", "cpu"):
             raise UsageError(f"--device {settings.device}: no step of this recipe runs on a GPU; use cpu or auto")
         return Networks()
+    from cellkit.models.device import choose_device
     from cellkit.models.runtime import Options
 
-    networks = Networks(Options(settings.device, compiled=settings.compiled, alone=False))
+    if settings.device != "auto":
+        choose_device(settings.device)
+    # How images are cut hangs on how many there are, never on how many are worked on at once.
+    alone = images < (os.cpu_count() or 1)
+    networks = Networks(Options(settings.device, compiled=settings.compiled, alone=alone))
     networks.open(steps)
     return networks
 

@@ -121,9 +121,15 @@ def _unreachable(name: str, repository: str, error: Exception) -> str:
 
 @contextmanager
 def refusing(encoder: str) -> Iterator[None]:
-    """Turn what the libraries raise for an encoder that they cannot use in this way into a `UsageError`."""
+    """Turn what the libraries raise for an encoder, or a file, that they cannot use in this way into a `UsageError`."""
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        raise UsageError(
+            f"weights of encoder {encoder!r} are damaged ({error}): delete them from the hub's cache"
+        ) from error
     except (RuntimeError, ValueError, KeyError, TypeError, AssertionError, AttributeError, IndexError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
         raise UsageError(f"encoder {encoder!r} cannot be used here: {reason}") from error

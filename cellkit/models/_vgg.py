@@ -9,7 +9,7 @@ from torch.nn import functional
 from cellkit.core import UsageError
 from cellkit.models._blocks import UpConvolution, convolution, double, initialise
 from cellkit.models._choices import EncoderWeights, Norm, Upsampling
-from cellkit.models._encoders import fetch, smp_weights
+from cellkit.models._encoders import fetch, refusing, smp_weights
 
 __all__ = ["CONVOLUTIONS", "FACTORS", "VGGUNet", "vgg16"]
 
@@ -36,7 +36,9 @@ def vgg16(channels: int, width: int, depth: int, norm: Norm, encoder_weights: En
     if encoder_weights == "imagenet":
         if width != 64:
             raise UsageError(f"encoder_weights: those of ImageNet are for VGG-16 of width 64, not {width}")
-        _load(stages, "vgg16_bn" if norm == "batch" else "vgg16")
+        name = "vgg16_bn" if norm == "batch" else "vgg16"
+        with refusing(name):
+            _load(stages, name)
     return stages
 
 

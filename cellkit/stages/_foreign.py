@@ -50,7 +50,7 @@ class Package:
         """Yield a warning where the package is not installed: the recipe is right, but cannot run here."""
         missing = self.missing()
         if missing:
-            yield Fault("", f"{' and '.join(missing)} {_is(missing)} not installed", self.install, warning=True)
+            yield Fault("", f"{' and '.join(missing)} {_is(missing)} not installed", self.install, stops=True)
 
     def module(self, name: str) -> Any:
         """Return the imported module `name` of the package.

@@ -63,7 +63,7 @@ def review_model(params: Mapping[str, Any], before: Done, task: str) -> Iterator
         from cellkit.models.store import find_model
 
         if find_model(name).weights is None:
-            yield Fault("model", f"the weights of {card.name} are missing", card.obtain, warning=True)
+            yield Fault("model", f"the weights of {card.name} are missing", card.obtain, stops=True)
     different = _difference(card, before)
     if different:
         yield Fault("model", *different, warning=True)

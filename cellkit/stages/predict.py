@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cellkit.core import WHOLE, Fault, Image, Model, Prob, Span, stage
+from cellkit.core import WHOLE, CellkitError, Fault, Image, Model, Prob, Span, stage
+from cellkit.stages._model import card_of, class_names, refuse_channels, review_model
+
+if TYPE_CHECKING:
+    from cellkit.models.card import Card
 
 __all__ = ["predict"]
 
 
-def _card(params: Mapping[str, Any]) -> Any:
-    """Return the card of the model a step names, or None where it cannot be had."""
-    from cellkit.core import CellkitError
-    from cellkit.models.store import find_model
-
+def _card(params: Mapping[str, Any]) -> Card | None:
+    """Return the card of the model a step names, or None where it cannot be had, of which `review_model` speaks."""
     try:
-        return find_model(params["model"]).card if params["model"] else None
+        return card_of(params["model"]) if params["model"] else None
     except CellkitError:
         return None
 
@@ -31,22 +32,14 @@ def _grid(params: Mapping[str, Any]) -> int:
     return 1 if card is None else card.divisor
 
 
-def _names(params: Mapping[str, Any], _: tuple[str, ...]) -> tuple[str, ...]:
-    model = params["model"]
-    card = _card(params) if isinstance(model, str) else model.card
-    return () if card is None else card.classes
-
-
 def _review(params: Mapping[str, Any], before: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterable[Fault]:
-    from cellkit.stages._model import review_model
-
     yield from review_model(params, before, "dense")
     card, halo = _card(params), params["halo"]
     if card is not None and halo is not None and halo < card.halo:
         yield Fault("halo", f"{card.name} needs at least {card.halo} px of context, got {halo}", f"halo: {card.halo}")
 
 
-@stage(reach=_reach, names=_names, grid=_grid, review=_review)
+@stage(reach=_reach, names=class_names, grid=_grid, review=_review)
 def predict(
     image: Image,
     /,
@@ -73,4 +66,5 @@ def predict(
     from cellkit.models.runtime import open_model
 
     network = open_model(model, precision=precision)
+    refuse_channels("predict", image.shape[2], network.card)
     return predict_dense(network, image, tiling=Tiling(size, halo, blend), tta=tta)
