@@ -277,7 +277,7 @@ def test_damaged_weights_are_said(tmp_path, monkeypatch, name, parameters):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(file))
     monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", lambda *_, **__: str(file))
     monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: str(file))
-    with pytest.raises(UsageError, match="weights of encoder '.*' are damaged"):
+    with pytest.raises(UsageError, match=r"weights of encoder '.*' are damaged"):
         build(name, 1, 1, {**TINY[name], **parameters, "encoder_weights": "imagenet"})
 
 
