@@ -100,9 +100,8 @@ class CompactUNet(nn.Module):
         # Multiples of 8 fill the vector registers of a CPU.
         widths = [min(most, max(width, 8 * round(width * growth**k / 8))) for k in range(depth + 1)]
         self.mode = upsampling
-        self.stem = convolution(channels, width, "batch")
         self.down = nn.ModuleList()
-        for level, (before, after) in enumerate(pairwise([width, *widths])):
+        for level, (before, after) in enumerate(pairwise([channels, *widths])):
             first = _Residual(before, after, 1 if level == 0 else 2)
             self.down.append(nn.Sequential(first, *(_Residual(after, after) for _ in range(blocks - 1))))
         self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
@@ -112,8 +111,8 @@ class CompactUNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (n, channels, y, x) to logits (n, outputs, y, x); y and x are multiples of 2 to the power of depth."""
-        features = self.stem(images)
         skips = []
+        features = images
         for block in self.down[:-1]:
             features = block(features)
             skips.append(features)
