@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Networks", "divide_memory", "loads", "open_networks"]
 
 _LEAST_LEFT = 64 * 2**20
+_SHARE = 5
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -116,8 +117,8 @@ def open_networks(bound: Plan, settings: Settings, images: int) -> Networks:
 def divide_memory(networks: Networks, settings: Settings) -> int | None:
     """Return the bytes that images in work may take of ``settings.memory``, having given networks their share.
 
-    What is left beside the process as it stands goes to networks by a third, the rest to images. Raises `UsageError`
-    where nothing is left.
+    A fifth of what is left beside the process as it stands goes to networks, which can work in smaller tiles; the rest
+    to images, whose layers have the size they have. Raises `UsageError` where nothing is left.
     """
     if settings.memory is None:
         return None
@@ -132,8 +133,8 @@ def divide_memory(networks: Networks, settings: Settings) -> int | None:
         )
     on_cpu = [network for network in networks.used.values() if network.device == "cpu"]
     for network in on_cpu:
-        network.memory = left // 3 // len(on_cpu)
-    return left - (left // 3 if on_cpu else 0)
+        network.memory = left // _SHARE // len(on_cpu)
+    return left - (left // _SHARE if on_cpu else 0)
 
 
 def _flat(steps: Sequence[BoundStep]) -> Iterator[BoundStep]:
