@@ -274,3 +274,28 @@ def test_reduced_precision_stays_close(networks):
     half = predict_dense(Network(network.card, backend), image)
     assert half.dtype == np.float32
     assert 0 < np.abs(half - predict_dense(network, image)).max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["unet-compact", "linknet", "fpn", "unet"])
+def test_folded_norms_compute_the_same(name):
+    import torch
+
+    from cellkit.models.inference import fold_norms
+
+    network, folded = tiny(name, 1, 2, 0), tiny(name, 1, 2, 0)
+    for one in (network, folded):
+        for module in one.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                generator = torch.Generator().manual_seed(len(module.running_mean))
+                module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+                module.running_var.uniform_(0.5, 2, generator=generator)
+                module.weight.data.uniform_(0.5, 2, generator=generator)
+    fold_norms(folded)
+
+    def norms(one):
+        return sum(isinstance(module, torch.nn.BatchNorm2d) for module in one.modules())
+
+    assert norms(folded) < norms(network) or norms(network) == 0
+    images = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(network(images), folded(images), rtol=1e-4, atol=1e-4)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cellkit.models.card import Card, Head
 
-__all__ = ["Inference", "activate"]
+__all__ = ["Inference", "activate", "fold_norms"]
 
 
 class Inference(nn.Module):
@@ -41,3 +43,19 @@ class Inference(nn.Module):
 def activate(logits: torch.Tensor, head: Head) -> torch.Tensor:
     """Return the probabilities that logits (n, k, y, x) of a dense head stand for."""
     return logits.softmax(1) if head in ("softmax", "border") else logits.sigmoid()
+
+
+def fold_norms(network: nn.Module) -> nn.Module:
+    """Fold each batch normalisation that follows a convolution in a `Sequential` into its weights; return `network`.
+
+    For prediction only: the network, which must be in evaluation mode, computes the same but for rounding, in fewer
+    passes over its activations.
+    """
+    for child in network.children():
+        fold_norms(child)
+    if isinstance(network, nn.Sequential):
+        for index, (first, second) in enumerate(pairwise(list(network))):
+            if type(first) is nn.Conv2d and isinstance(second, nn.BatchNorm2d) and second.track_running_stats:
+                network[index] = fuse_conv_bn_eval(first, second)
+                network[index + 1] = nn.Identity()
+    return network

@@ -266,9 +266,10 @@ def _load(located: Any, options: Options, precision: Precision) -> Network:
         module = load_network(located)
         dtype = choose_precision(precision, device, card)
         if card.task == "dense":
+            from cellkit.models.inference import fold_norms
             from cellkit.models.torch_backend import TorchBackend
 
-            backend = TorchBackend(module, card, device, dtype, options.compiled)
+            backend = TorchBackend(fold_norms(module), card, device, dtype, options.compiled)
         else:
             from cellkit.models._detector import DetectorBackend
 
