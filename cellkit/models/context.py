@@ -12,7 +12,7 @@ from cellkit.models.card import Card
 
 __all__ = ["measure_context", "tiling_error"]
 
-_ROUNDING = 1e-5
+_ROUNDING = 1e-4
 """By which sums of float32 may differ where they are made in another order."""
 _MARGIN = 3.0
 """By which a difference seen on some noise is multiplied before a card promises it for any image."""
