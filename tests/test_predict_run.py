@@ -284,3 +284,30 @@ def test_a_gpu_out_of_memory_goes_on_with_smaller_batches(model):
     assert found.shape == (64, 2, 1024, 1024)
     assert network.notes
     assert free > 0
+
+
+def test_tiles_that_are_mirrored_one_by_one(tmp_path, monkeypatch):
+    """The example for large pictures, at a small size, against cutting, mirroring and keeping the middle by hand."""
+    from pathlib import Path
+
+    network = tiny("unet-vgg16bn", 3, 1, 0)
+    card = Card("vgg", "unet-vgg16bn", "dense", 3, ("nucleus",), "sigmoid", TINY["unet-vgg16bn"])
+    saved_card = save_model(tmp_path / "nuclei-vgg16bn.safetensors", network, card, golden=False)
+    monkeypatch.chdir(tmp_path)
+    recipe = ck.Recipe.read(Path(__file__).parent.parent / "examples" / "nuclei-vgg-tiles.yaml")
+    image = np.random.default_rng(0).random((300, 270, 3), np.float32)
+    result = ck.run(recipe, ck.Sample.of(image=image))
+    wanted = np.zeros((300, 270), np.float32)
+    for top in range(0, 300, 128):
+        for left in range(0, 270, 128):
+            tile = image[top : top + 128, left : left + 128]
+            above, before = ((256 - side) // 2 for side in tile.shape[:2])
+            around = ((above, 256 - tile.shape[0] - above), (before, 256 - tile.shape[1] - before), (0, 0))
+            padded = torch.from_numpy(np.pad(tile, around, mode="reflect").transpose(2, 0, 1)[None].copy())
+            with torch.inference_mode():
+                prob = network(padded).sigmoid()[0, 0].numpy()
+            inner = prob[above : above + tile.shape[0], before : before + tile.shape[1]]
+            wanted[top : top + 128, left : left + 128] = inner
+    assert saved_card.divisor == 32
+    assert np.abs(result["prob"][..., 0] - wanted).max() < 1e-4
+    assert result["labels"].shape == (300, 270)
