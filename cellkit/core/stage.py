@@ -190,9 +190,10 @@ def stage(
     `reach` is the context one output pixel needs: a number of pixels, a function of the parameters, `OBJECT` or
     `WHOLE`. `out` names the layer it writes by default where that is not its first input or its kind's own name.
     `names` maps (parameters, first layer's channel names) to the names of the result; without it they are kept where
-    the number of channels is. `grid` maps the parameters to the number of pixels that a tile's corner must be a
-    multiple of (a network that pools has such a grid). `review` maps the parameters and the steps before, as (stage,
-    parameters), to what is wrong with them beyond types and ranges; the `where` of its faults names a parameter.
+    the number of channels is; in a run, a `Model` among them is what was loaded, else its name. `grid` maps the
+    parameters to the number of pixels that a tile's corner must be a multiple of (a network that pools has such a
+    grid). `review` maps the parameters and the steps before, as (stage, parameters), to what is wrong with them beyond
+    types and ranges; the `where` of its faults names a parameter.
 
     Raises `TypeError` where the signature is no stage's.
     """

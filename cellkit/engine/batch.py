@@ -7,6 +7,7 @@ import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -113,7 +114,12 @@ def run_batch(
     digest = _digest_recipe(bound, networks)
     reader = Reader(bound, folder, digest, Room(divide_memory(networks, settings)))
     job = _Job(bound, folder, folder / STATE_FOLDER / "tmp", digest, reader, networks)
-    with Manifest(folder / STATE_FOLDER) as manifest, _single_threaded_opencv(workers), warming(bound, workers):
+    with (
+        closing(networks),
+        Manifest(folder / STATE_FOLDER) as manifest,
+        _single_threaded_opencv(workers),
+        warming(bound, workers),
+    ):
         manifest.begin([source.name for source in sources], fresh=settings.fresh)
         if on_start is not None:
             on_start(len(sources))
@@ -192,7 +198,7 @@ def _digest_recipe(bound: Plan, networks: Networks) -> str:
     from cellkit import __version__
 
     text = dump(replace(bound.resolved(), name="recipe", description=""))
-    loaded = [repr(sorted(networks.digests().items()))] if networks.used else []
+    loaded = [networks.identity()] if networks.used else []
     return _sha256([text, repr(sorted(registry.plugin_digests().items())), __version__, *loaded])
 
 

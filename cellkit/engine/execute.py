@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -261,7 +261,7 @@ def _call(step: BoundStep, params: dict[str, Any], sample: Sample, histogram: Hi
         raise StageError(f"{step.where}: a stage makes one layer")
     value = np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
     _check_result(step, kind, value, sample.shape)
-    return Layer(kind, value, _names(step, sample, kind, value))
+    return Layer(kind, value, _names(step, params, sample, kind, value))
 
 
 def _value(step: BoundStep, sample: Sample, name: str, kinds: tuple[Kind, ...]) -> Any:
@@ -283,12 +283,12 @@ def _supply(step: BoundStep, sample: Sample, source: FromSample) -> Any:
     raise StageError(f"{step.where}: {source!r} is nothing a sample knows")
 
 
-def _names(step: BoundStep, sample: Sample, kind: Kind, value: Any) -> tuple[str, ...]:
+def _names(step: BoundStep, params: Mapping[str, Any], sample: Sample, kind: Kind, value: Any) -> tuple[str, ...]:
     first = step.bindings[step.spec.arguments[0].name]
     layer = sample.layer(first) if isinstance(first, str) else None
     before = layer.names if layer is not None else ()
     if step.spec.names is not None:
-        return tuple(step.spec.names(step.params, before))
+        return tuple(step.spec.names(params, before))
     if kind.axes == "yxc" and layer is not None and layer.kind.axes == "yxc":
         return before if layer.value.shape[2] == value.shape[2] else ()
     return before if kind.name == "classes" else ()

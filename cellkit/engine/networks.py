@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cellkit.core.check import BoundStep, Plan
@@ -19,6 +21,8 @@ __all__ = ["Networks", "divide_memory", "loads", "open_networks"]
 
 _LEAST_LEFT = 64 * 2**20
 _SHARE = 5
+_ONLY_TOLD = ("name", "tolerance", "activation", "obtain", "data", "licence", "figures", "weak")
+"""What a card says that changes no result."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,8 +38,8 @@ class Networks:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options
-        self.used: dict[str, Network] = {}
         self._opened: dict[tuple[str, str], Network] = {}
+        self._told: dict[tuple[str, str], int] = {}  # how many notes each had before
 
     def open(self, steps: Sequence[BoundStep]) -> None:
         """Open every network that `steps` name. Raises `UsageError` or `FormatError` where one cannot be had."""
@@ -64,18 +68,38 @@ class Networks:
         with ThreadPoolExecutor(min(len(items), self.group([step]))) as pool:
             return list(pool.map(function, items))
 
+    @property
+    def used(self) -> tuple[Network, ...]:
+        """Every network opened so far, each once."""
+        return tuple(dict.fromkeys(self._opened.values()))
+
     def digests(self) -> dict[str, str]:
         """Return the sha256 of the weights of every network used so far, by name."""
-        return {name: network.card.sha256 for name, network in sorted(self.used.items())}
+        return {name: network.digest for (name, _), network in sorted(self._opened.items(), key=lambda item: item[0])}
+
+    def identity(self) -> str:
+        """Return a text that differs where networks used so far would give other results."""
+        cards = {name: asdict(network.card) for (name, _), network in self._opened.items()}
+        told = {name: {k: v for k, v in card.items() if k not in _ONLY_TOLD} for name, card in cards.items()}
+        return json.dumps([self.digests(), told], sort_keys=True)
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a user should know of how the networks ran."""
-        return tuple(dict.fromkeys(note for network in self.used.values() for note in network.notes))
+        """Return what a user should know of how the networks ran, since they were opened here."""
+        new = [note for key, network in self._opened.items() for note in network.notes[self._told[key] :]]
+        if self.options is not None and self.options.compiled:
+            plain = (network.card.name for network in self.used if not network.compiled)
+            new += [f"{name}: not compiled, as it is no dense network of torch" for name in plain]
+        return tuple(dict.fromkeys(new))
+
+    def close(self) -> None:
+        """Take back the bound of this run on the memory of networks, which others may go on to use."""
+        for network in self.used:
+            network.memory = network.own_memory
 
     @property
     def device(self) -> str:
         """Return where the networks run, in words; ``cpu`` where there are none."""
-        return next((network.device for network in self.used.values()), "cpu")
+        return next((network.device for network in self.used), "cpu")
 
     def _get(self, step: BoundStep, model: str) -> Network:
         from cellkit.models.runtime import open_model
@@ -84,7 +108,8 @@ class Networks:
             raise UsageError(f"{step.where}: no model is named; `cellkit models` lists them")
         key = model, step.params.get("precision", "auto")
         if key not in self._opened:
-            self._opened[key] = self.used[model] = open_model(model, self.options, key[1])
+            network = self._opened[key] = open_model(model, self.options, key[1])
+            self._told[key] = len(network.notes)
         return self._opened[key]
 
 
@@ -131,7 +156,7 @@ def divide_memory(networks: Networks, settings: Settings) -> int | None:
         raise UsageError(
             f"--memory {have:,.0f} MB: too little; with what is loaded, this needs at least {need:,.0f} MB"
         )
-    on_cpu = [network for network in networks.used.values() if network.device == "cpu"]
+    on_cpu = [network for network in networks.used if network.device == "cpu"]
     for network in on_cpu:
         network.memory = left // _SHARE // len(on_cpu)
     return left - (left // _SHARE if on_cpu else 0)

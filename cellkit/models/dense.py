@@ -23,6 +23,9 @@ _MOST_AREA = 4096 * 4096
 _WORKSPACE = 2.0  # bytes taken per byte of activations: reordered weights, im2col buffers, freed but not yet reused
 
 
+_Waiting = tuple[Tile, list[tuple[Augmentation, Future[Any]]]]
+
+
 @dataclass(frozen=True)
 class Tiling:
     """How an image is cut: window side `size` (None: as memory allows), `halo` (None: the card's), `blend` at seams."""
@@ -59,6 +62,8 @@ def predict_dense(
         except OutOfMemory as error:
             area = tiles[0].window.shape[0] * tiles[0].window.shape[1]
             most = area // 2
+            if tiling.size is not None:  # as the user will have it: there are no smaller ones
+                raise OutOfMemory(f"{error}; give a smaller size, or more memory") from error
             if len(tiles) == 1 and min(image.shape[:2]) <= card.divisor:
                 raise
             network.notes.append(f"{error}; went on with smaller tiles")
@@ -133,19 +138,25 @@ def _predicted(
     """Yield each tile with its probabilities (k, y, x), in order; only a few are under way at a time."""
     ahead = network.lanes * network.batch + 1
     chosen = views(tta)
-    waiting: deque[tuple[Tile, list[tuple[Augmentation, Future[Any]]]]] = deque()
+    waiting: deque[_Waiting] = deque()
     try:
         for tile in tiles:
             while len(waiting) * len(chosen) >= ahead:
-                yield _finished(*waiting.popleft())
+                yield _next(waiting)
             pixels = np.moveaxis(cut(image, tile.window, "reflect"), -1, 0)
             waiting.append((tile, [(view, network.submit(see(pixels, view)[None])[0]) for view in chosen]))
         while waiting:
-            yield _finished(*waiting.popleft())
+            yield _next(waiting)
     finally:
         for _, futures in waiting:
             for _, future in futures:
                 future.cancel()
+
+
+def _next(waiting: deque[_Waiting]) -> tuple[Tile, np.ndarray]:
+    done = _finished(*waiting[0])
+    waiting.popleft()  # only now: where one view fails, the others still have to leave the line
+    return done
 
 
 def _finished(tile: Tile, futures: list[tuple[Augmentation, Future[Any]]]) -> tuple[Tile, np.ndarray]:

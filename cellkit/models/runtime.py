@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections import OrderedDict, deque
@@ -66,7 +67,8 @@ class Network:
 
     `card` says what it is; `notes` what a user should know of how it ran (such as batches made smaller).
     `device`: where it runs, in words. `bytes_per_pixel`: of activations, for one pixel of a tile; 0 where unknown.
-    `on_lane` is called in every new lane.
+    `digest`: the sha256 of its weights. `memory`: bytes that its tiles may take, for as long as a run bounds it;
+    `own_memory`: else. `on_lane` is called in every new lane.
     """
 
     def __init__(self, card: Card, backend: Backend, options: Options | None = None) -> None:
@@ -74,10 +76,12 @@ class Network:
         self.card = card
         self.lanes = options.lanes or 1
         self.batch = options.batch or 1
-        self.memory = options.memory
+        self.memory = self.own_memory = options.memory
+        self.digest = card.sha256
         self.alone = options.alone
         self.device = "cpu"
         self.bytes_per_pixel = 0.0
+        self.compiled = False
         self.on_lane: Callable[[], None] | None = None
         self.notes: list[str] = []
         self._backend = backend
@@ -156,8 +160,12 @@ class Network:
         try:
             found = self._predict([job.tile for job in jobs])
         except BaseException as error:  # whatever it is, it belongs to those who wait
-            for job in jobs:
-                job.future.set_exception(error)
+            if len(jobs) == 1 or not isinstance(error, Exception):
+                for job in jobs:
+                    job.future.set_exception(error)
+                return
+            for job in jobs:  # one tile of the batch may be at fault, and the others those of other images
+                self._run([job])
             return
         for job, value in zip(jobs, found, strict=True):
             job.future.set_result(value)
@@ -178,6 +186,8 @@ class Network:
                 raise OutOfMemory(f"{self.card.name}: out of memory on a tile of {text} px") from error
             self._shrink(size)
             return self._predict(tiles)
+        if len(found) != len(full):
+            raise StageError(f"{self.card.name}: gave {len(found)} predictions for {len(full)} tiles")
         return found[: len(tiles)]
 
     def _shrink(self, failed: int) -> None:
@@ -236,9 +246,24 @@ def forget_models() -> None:
             _loaded.popitem()[1].close()
 
 
-def _stamp(located: Any) -> tuple[str, int]:
+def _stamp(located: Any) -> tuple[str, int, int]:
+    """Return what tells a model from the one that lay in its place before."""
     weights = located.weights
-    return located.card.sha256, weights.stat().st_mtime_ns if weights is not None and weights.exists() else 0
+    if weights is None or not weights.exists():
+        return located.card.dump(), 0, 0
+    now = weights.stat()
+    return located.card.dump(), now.st_mtime_ns, now.st_size
+
+
+def _digest(located: Any) -> str:
+    """Return the sha256 of the weights; for ONNX, whose card digests what it was exported from, that of the file."""
+    if located.card.sha256 and not located.is_onnx:
+        return str(located.card.sha256)
+    with located.weights.open("rb") as file:
+        total = hashlib.sha256()
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
 
 
 def _describe(device: Any) -> str:
@@ -261,7 +286,9 @@ def _load(located: Any, options: Options, precision: Precision) -> Network:
     if located.is_onnx:
         from cellkit.models.onnx_file import OnnxBackend
 
-        backend = OnnxBackend(located, device.type)
+        if precision not in ("auto", "float32"):
+            raise UsageError(f"{card.name}: precision {precision}: an ONNX file has its own; use auto or float32")
+        backend = OnnxBackend(located, str(device))
     else:
         module = load_network(located)
         dtype = choose_precision(precision, device, card)
@@ -278,6 +305,8 @@ def _load(located: Any, options: Options, precision: Precision) -> Network:
     network = Network(card, backend, replace(options, lanes=lanes, batch=batch, memory=memory))
     network.device = _describe(device)
     network.bytes_per_pixel = card.activation
+    network.digest = _digest(located)
+    network.compiled = options.compiled and card.task == "dense" and not located.is_onnx
     if not on_gpu and lanes > 1 and not located.is_onnx:
         network.on_lane = _one_thread
     return network
