@@ -307,7 +307,7 @@ def _print_model(model: Located) -> None:
         "parameters": ", ".join(f"{name}={_plain(value)}" for name, value in card.parameters.items()),
         "finds": f"{card.task}, {card.head}",
         "classes": ", ".join(card.classes),
-        "input": f"{card.channels} channels, {_plain(card.input_range[0])} to {_plain(card.input_range[1])}",
+        "input": f"{card.channels} channel{'s' * (card.channels > 1)}, {_plain(card.input_range[0])} to {_plain(card.input_range[1])}",
         "mean, std": f"{_plain(card.mean)}, {_plain(card.std)}" if card.mean or card.std else "",
         "pixel size": "" if card.pixel_size is None else f"{card.pixel_size:g} um",
         "recipe": _recipe_text(card),

@@ -20,9 +20,13 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_recipe_checks():
-    steps, read = blocks(README, "yaml")
+def test_the_recipes_check(cellkit, tmp_path, monkeypatch):
+    steps, network, read = blocks(README, "yaml")
     assert check(Recipe.load(steps)) == []
+    new = next(line for line in blocks(README, "sh")[-1].splitlines() if " new " in line).partition("#")[0]
+    cellkit(*new.split()[1:], cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert check(Recipe.load(network.replace("my-unet", "./my-unet"))) == []
     assert Recipe.load(f"{read}\nsteps: [grayscale]").read_options.bits == 12
 
 
