@@ -28,6 +28,7 @@ setup(
         "cellkit.recipes",
         "cellkit.report",
         "cellkit.stages",
+        "cellkit.train",
         "cellkit_cli",
     ],
     # A folder named cli must not install as the module `cli`.
@@ -37,10 +38,12 @@ setup(
         "click>=8.1",
         "faster-coco-eval>=1.8",
         "imagecodecs>=2023.3.16",
+        "lightning>=2.4",
         "numba>=0.59",
         "numpy>=1.26",
         # The same cv2 as opencv-python, without its need for display libraries on servers.
         "opencv-python-headless>=4.9",
+        "optuna>=4.0",
         "pandas>=2.1",
         "pillow>=10.0",
         "platformdirs>=3.5",

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "engine": {"core", "grid", "formats", "io", "report", "models"},
     "report": {"core", "formats", "metrics"},
     "recipes": set(),
+    "train": {"core", "grid", "models", "metrics", "io", "engine", "formats"},
 }
 
 
