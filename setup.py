@@ -29,6 +29,7 @@ setup(
         "cellkit.report",
         "cellkit.stages",
         "cellkit.train",
+        "cellkit.tune",
         "cellkit_cli",
     ],
     # A folder named cli must not install as the module `cli`.

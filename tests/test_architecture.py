@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "stages": {"core", "formats", "models"},
     "engine": {"core", "grid", "formats", "io", "report", "models"},
     "report": {"core", "formats", "metrics"},
+    "tune": {"core", "metrics", "io", "engine", "formats"},
     "recipes": set(),
     "train": {"core", "grid", "models", "metrics", "io", "engine", "formats"},
 }
