@@ -110,19 +110,25 @@ def verify_command(ctx: click.Context, names: Sequence[str], device: str) -> Non
     Example:
       cellkit models verify my-model.safetensors --device cuda
     """
+    from cellkit.core import CellkitError
     from cellkit.models import find_model
     from cellkit.models.verify import verify
 
-    wrong = 0
+    wrong = failed = 0
     for name in names:
-        verdict = verify(find_model(name), device)
+        try:
+            verdict = verify(find_model(name), device)
+        except CellkitError as error:  # the others are looked at all the same
+            failed += 1
+            click.echo(f"cellkit: {error}", err=True)
+            continue
         for run in verdict.comparisons:
             word = "the same numbers" if run.agrees else "OTHER NUMBERS"
             click.echo(f"{name}: {verdict.device}, {run.precision}: {word}: {run.found}")
         if not verdict.agrees:
             wrong += 1
             click.echo(f"{name}: this device's numbers differ; use another device, or precision: float32", err=True)
-    ctx.exit(1 if wrong else 0)
+    ctx.exit(2 if failed else 1 if wrong else 0)
 
 
 @models_command.command("new", short_help="Write an untrained network, to try a recipe or measure speed.")
@@ -299,7 +305,7 @@ def _print_model(model: Located) -> None:
 
     card = model.card
     table = _table("", "")
-    missing = f"missing{f': {card.obtain}' if card.obtain else ''}"
+    missing = f"missing: {model.remedy}"
     rows: dict[str, Any] = {
         "path": model.path,
         "weights": missing if model.weights is None else model.weights,
@@ -307,7 +313,7 @@ def _print_model(model: Located) -> None:
         "parameters": ", ".join(f"{name}={_plain(value)}" for name, value in card.parameters.items()),
         "finds": f"{card.task}, {card.head}",
         "classes": ", ".join(card.classes),
-        "input": f"{card.channels} channel{'s' * (card.channels > 1)}, {_plain(card.input_range[0])} to {_plain(card.input_range[1])}",
+        "input": f"{_channels(card)}, {_plain(card.input_range[0])} to {_plain(card.input_range[1])}",
         "mean, std": f"{_plain(card.mean)}, {_plain(card.std)}" if card.mean or card.std else "",
         "pixel size": "" if card.pixel_size is None else f"{card.pixel_size:g} um",
         "recipe": _recipe_text(card),
@@ -332,6 +338,10 @@ def _print_model(model: Located) -> None:
             figures.add_row(escape(name), escape(_figure(value)))
         click.echo()
         _print(figures)
+
+
+def _channels(card: Card) -> str:
+    return f"{card.channels} channel{'s' * (card.channels > 1)}"
 
 
 def _recipe_text(card: Card) -> str:

@@ -126,6 +126,13 @@ def test_verify_ends_with_1_where_the_numbers_differ(run):
     assert "differs: this device's numbers differ" in done.stderr
 
 
+def test_verify_goes_on_behind_a_model_that_cannot_be_read(run):
+    done = run("models", "verify", "bad", "differs", "cells", "--device", "cpu", code=2)
+    assert "a pickle" in done.stderr
+    assert "differs: this device's numbers differ" in done.stderr
+    assert "cells: cpu, float32: the same numbers" in done.stdout
+
+
 def test_new_exported_and_verified_by_the_real_command(cellkit, tmp_path):
     path, graph = tmp_path / "try.safetensors", tmp_path / "try.onnx"
     said = cellkit(

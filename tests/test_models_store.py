@@ -136,6 +136,20 @@ def test_a_card_without_weights_is_found_but_cannot_be_loaded(folder):
         load_network(located)
 
 
+def test_a_card_that_does_not_say_how_to_get_its_weights(folder):
+    (folder / "far").mkdir()
+    (folder / "far" / "card.json").write_text(card_of().dump())
+    with pytest.raises(UsageError, match=r"put weights\.safetensors into .*far"):
+        load_network(find_model("far"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are those of POSIX")
+def test_others_may_read_what_is_written_as_any_new_file(folder):
+    save_model(folder / "x.safetensors", tiny("unet", 1, 2), card_of())
+    (folder / "any").touch()
+    assert (folder / "x.safetensors").stat().st_mode == (folder / "any").stat().st_mode
+
+
 def test_a_folder_without_card_json_goes_by_its_weights(folder):
     card = save_model(folder / "x", tiny("unet", 1, 2), card_of())
     (folder / "x" / "card.json").unlink()

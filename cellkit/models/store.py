@@ -50,6 +50,11 @@ class Located:
         """True where the model is an ONNX file, run by onnxruntime in place of torch."""
         return self.weights is not None and self.weights.suffix.lower() == ".onnx"
 
+    @property
+    def remedy(self) -> str:
+        """How to get the weights where they are missing: what the card says, else where they belong."""
+        return self.card.obtain or f"its card does not say how to get them; put {WEIGHTS_FILE} into {self.path}"
+
 
 def find_model(name: str) -> Located:
     """Return the model called `name`, or the one at the path `name`: a file, a folder with a card, or its card.

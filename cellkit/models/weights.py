@@ -109,8 +109,7 @@ def load_network(located: Located) -> nn.Module:
     """
     card = located.card
     if located.weights is None:
-        how = f": {card.obtain}" if card.obtain else ""
-        raise UsageError(f"model {located.name!r}: {located.path} has the card but not the weights{how}")
+        raise UsageError(f"model {located.name!r}: {located.path} has the card but not the weights: {located.remedy}")
     if located.is_onnx:
         raise UsageError(f"{located.path}: an ONNX file, which is run by onnxruntime and gives no torch network")
     where = str(located.weights)
@@ -303,7 +302,10 @@ def _whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there becomes `path`, or is removed where that fails."""
     temporary = path.with_name(f".cellkit-{secrets.token_hex(8)}{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # as any new file has: safetensors writes one that its owner alone may read
         os.replace(temporary, path)
     finally:
         with suppress(OSError):

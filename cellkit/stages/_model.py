@@ -62,8 +62,9 @@ def review_model(params: Mapping[str, Any], before: Done, task: str) -> Iterator
     if isinstance(name, str):
         from cellkit.models.store import find_model
 
-        if find_model(name).weights is None:
-            yield Fault("model", f"the weights of {card.name} are missing", card.obtain, stops=True)
+        located = find_model(name)
+        if located.weights is None:
+            yield Fault("model", f"the weights of {card.name} are missing", located.remedy, stops=True)
     different = _difference(card, before)
     if different:
         yield Fault("model", *different, warning=True)
