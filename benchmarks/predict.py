@@ -1,13 +1,17 @@
 """`predict` in a recipe against the bare network on the same tiles, and the memory that a large image takes.
 
 Run as ``python benchmarks/predict.py [--device cpu|cuda] [--precision P] [--images 200] [--side 512] [--large 8192]
-[--runs 3] [--memory 3GB]``.
+[--runs 3] [--memory 4GB]``.
 
 The network is `unet-compact` with random weights and three outputs. The recipe is grayscale, predict, channel, otsu
 and components; labels are written, PNG files read. *Bare*: the network called in a plain loop, in the same process and
 number format, on the very tiles (halo and padding included) that `predict` cuts, as ready tensors; torch may use all
 cores for it. Both are run in turn, several times; the best of each counts. On a GPU its utilisation during the run is
 printed. The memory of the large image is the peak of a subprocess that runs the real command under ``--memory``.
+
+Seen on two cores of an AMD EPYC server, float32: 1.02 times the bare time for 200 images of 512 px, 0.80 times for one of
+8192 px (tiles side by side, each on one core, beat all cores on one tile; convolutions absorb their normalisation). No
+GPU was to be had: ``--device cuda`` has not been measured yet.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--large", type=int, default=8192)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--memory", default="3GB")
+    parser.add_argument("--memory", default="4GB")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
