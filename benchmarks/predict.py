@@ -9,9 +9,9 @@ number format, on the very tiles (halo and padding included) that `predict` cuts
 cores for it. Both are run in turn, several times; the best of each counts. On a GPU its utilisation during the run is
 printed. The memory of the large image is the peak of a subprocess that runs the real command under ``--memory``.
 
-Seen on two cores of an AMD EPYC server, float32: 1.02 times the bare time for 200 images of 512 px, 0.80 times for one of
-8192 px (tiles side by side, each on one core, beat all cores on one tile; convolutions absorb their normalisation). No
-GPU was to be had: ``--device cuda`` has not been measured yet.
+Seen on two cores of an AMD EPYC server, float32: 1.02 times the bare time for 200 images of 512 px, 0.80 times for one
+of 8192 px (tiles side by side, each on one core, beat all cores on one tile; convolutions absorb their normalisation).
+No GPU was to be had: ``--device cuda`` has not been measured yet.
 """
 
 from __future__ import annotations
