@@ -7,6 +7,7 @@ Jaccard and Tversky count a class that is absent from a batch as right, whatever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -255,7 +256,7 @@ def _average(losses: Tensor, class_weights: ClassWeights) -> Tensor:
     return (losses * shares).sum(1).mean() / _positive(shares.sum())
 
 
-TERMS = {
+TERMS: dict[str, Callable[..., Tensor]] = {
     "bce": bce,
     "cross_entropy": cross_entropy,
     "focal": focal,
