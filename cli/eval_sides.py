@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Pairs", "Side", "paired", "read_groups", "source_images"]
+__all__ = ["Pairs", "Side", "paired", "read_groups", "source_images", "truth_side"]
 
 _LAYERS = {"pixel": ("labels", "mask"), "semantic": ("classes", "labels")}
 _IMAGE_COLUMNS = ("imageid", "image_id", "image", "id", "name", "stem", "file_name")
@@ -112,6 +112,11 @@ def paired(truth: Path, pred: Path, protocol: str, images: Path | None, allow_mi
         ]
         raise UsageError("\n  ".join(["images without partner (--allow-missing leaves them out)", *parts]))
     return Pairs(one, two, both, *missing, pictures)
+
+
+def truth_side(path: Path, protocol: str) -> Side:
+    """Open the truth alone. Raises `UsageError` or `FormatError` where it is none."""
+    return _side(path, protocol, "TRUTH", path)
 
 
 def source_images(folder: Path | None) -> dict[str, Path]:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "samples": "cellkit_cli.samples:samples_command",
     "explain": "cellkit_cli.explain:explain_command",
     "eval": "cellkit_cli.eval:eval_command",
+    "tune": "cellkit_cli.tune:tune_command",
     "audit": "cellkit_cli.audit:audit_command",
     "convert": "cellkit_cli.convert:convert_command",
     "models": "cellkit_cli.models:models_command",
