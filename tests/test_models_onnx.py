@@ -55,7 +55,7 @@ def test_an_exported_network_gives_torchs_numbers(tmp_path, name):
     from cellkit.models.verify import verify
 
     if name not in BY_DEFAULT and os.environ.get("CELLKIT_EXPORTS") != "all":
-        pytest.skip("takes seconds; set CELLKIT_EXPORTS=all to export every architecture")
+        pytest.skip("takes seconds; set CELLKIT_EXPORTS=all to export every architecture at any size")
     located = saved(tmp_path, name)
     said = export_onnx(located, tmp_path / "x.onnx")
     assert "differ by at most" in said
@@ -74,6 +74,20 @@ def test_an_exported_network_gives_torchs_numbers(tmp_path, name):
     (graph,) = onnx.load(tmp_path / "x.onnx").graph.input
     assert [d.dim_param != "" for d in graph.type.tensor_type.shape.dim] == [True, False, True, True]
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_every_dense_network_can_be_exported(tmp_path, name):
+    """At one size, which is quicker than at any; the export itself refuses where its numbers are not torch's."""
+    from cellkit.models.onnx_export import export_onnx
+    from cellkit.models.onnx_file import OnnxBackend
+
+    located = saved(tmp_path, name)
+    side = max(64, 4 * located.card.divisor)
+    export_onnx(located, tmp_path / "x.onnx", fixed=side)
+    images = np.random.default_rng(0).random((2, 2, side, side), np.float32)
+    backend = OnnxBackend(find_model(str(tmp_path / "x.onnx")))
+    np.testing.assert_allclose(backend(images), by_torch(located, images), atol=1e-4)
 
 
 def test_adaptive_pooling_as_products_is_adaptive_pooling():
