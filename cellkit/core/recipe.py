@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cellkit.core.errors import Fault, RecipeError, UsageError, suggest
 from cellkit.core.stage import Parameter, Span
 
-__all__ = ["ReadOptions", "Recipe", "Step", "dump", "load", "parse", "shipped"]
+__all__ = ["ReadOptions", "Recipe", "Step", "YamlFault", "dump", "load", "load_yaml", "parse", "shipped"]
 
 RESERVED = ("in", "out", "name", "steps")
 """Keys of a step beside its stage's own."""
@@ -172,8 +172,8 @@ def dump(recipe: Recipe) -> str:
 def parse(text: str) -> tuple[Recipe, list[Fault]]:
     """Parse YAML leniently: the recipe as far as it can be understood, and every structural fault."""
     try:
-        data = _load_yaml(text)
-    except _YamlFault as fault:
+        data = load_yaml(text)
+    except YamlFault as fault:
         return Recipe(), [Fault(fault.where, str(fault))]
     faults: list[Fault] = []
     if not isinstance(data, dict):
@@ -194,13 +194,16 @@ def parse(text: str) -> tuple[Recipe, list[Fault]]:
     return recipe, faults
 
 
-class _YamlFault(Exception):
+class YamlFault(Exception):
+    """What is wrong with a text that should be plain YAML, and where."""
+
     def __init__(self, message: str, where: str = "yaml") -> None:
         super().__init__(message)
         self.where = where
 
 
-def _load_yaml(text: str) -> Any:
+def load_yaml(text: str) -> Any:
+    """Return what a YAML text holds: plain data, no aliases, no key given twice. Raises `YamlFault`."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -209,32 +212,32 @@ def _load_yaml(text: str) -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
                 event = self.peek_event()
-                raise _YamlFault("aliases (*name) are not allowed", f"line {event.start_mark.line + 1}")
+                raise YamlFault("aliases (*name) are not allowed", f"line {event.start_mark.line + 1}")
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen = set()
             for key_node, _ in node.value:
                 if not isinstance(key_node, yaml.ScalarNode):
-                    raise _YamlFault("a key must be plain text", f"line {key_node.start_mark.line + 1}")
+                    raise YamlFault("a key must be plain text", f"line {key_node.start_mark.line + 1}")
                 if key_node.value in seen:
                     line = f"line {key_node.start_mark.line + 1}"
-                    raise _YamlFault(f"{key_node.value!r} is given twice", line)
+                    raise YamlFault(f"{key_node.value!r} is given twice", line)
                 seen.add(key_node.value)
             return super().construct_mapping(node, deep)
 
     if len(text.encode("utf-8", "replace")) > _MAX_BYTES:
-        raise _YamlFault("larger than 1 MB, which no recipe is")
+        raise YamlFault("larger than 1 MB, which no recipe is")
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "yaml"
-        raise _YamlFault(getattr(error, "problem", None) or str(error), where) from error
+        raise YamlFault(getattr(error, "problem", None) or str(error), where) from error
     except RecursionError:
-        raise _YamlFault("nested too deeply") from None
+        raise YamlFault("nested too deeply") from None
     except ValueError as error:  # a date that is none, an integer of thousands of digits
-        raise _YamlFault(str(error)) from error
+        raise YamlFault(str(error)) from error
 
 
 def _parse_steps(data: Any, where: str, faults: list[Fault], depth: int) -> tuple[Step, ...]:
