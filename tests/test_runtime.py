@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import random
 import threading
+import tracemalloc
 from collections import Counter
 from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
 
-from cellkit.core import StageError
+from cellkit.core import Sample, StageError, UsageError
+from cellkit.core.check import plan
 from cellkit.core.recipe import load
 from cellkit.engine.batch import Settings, run_batch
+from cellkit.engine.execute import execute
+from cellkit.engine.footprint import bytes_per_pixel
+from cellkit.engine.networks import Networks
 from cellkit.models.card import Card
 from cellkit.models.dense import Tiling, predict_dense
 from cellkit.models.runtime import Network, Options, OutOfMemory, forget_models, open_model
@@ -180,3 +185,70 @@ def test_a_changed_card_does_images_again(model, tmp_path, change):
     assert run_batch(recipe, images, tmp_path / "out").kept == 2
     model(**change)
     assert run_batch(recipe, images, tmp_path / "out").done == 2
+
+
+def test_a_changed_onnx_file_does_images_again(model, tmp_path):
+    """Its card digests what it was exported from, or nothing: the file itself counts."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from cellkit.models import find_model
+    from cellkit.models.onnx_export import export_onnx
+
+    name, _ = model()
+    graph = tmp_path / "tiny.onnx"
+    export_onnx(find_model(name), graph)
+    recipe = load(f"cellkit: 1\nname: r\nsteps:\n  - predict: {{model: {graph}}}\noutputs: [prob]\n")
+    images = _images(tmp_path / "images")
+    run_batch(recipe, images, tmp_path / "out")
+    assert run_batch(recipe, images, tmp_path / "out").kept == 2
+    with graph.open("ab") as file:
+        file.write(b"\x12\x01x")  # the name of the producer: another file, the same card
+    assert run_batch(recipe, images, tmp_path / "out").done == 2
+
+
+def test_an_onnx_file_has_its_own_precision(model, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from cellkit.models import find_model
+    from cellkit.models.onnx_export import export_onnx
+
+    graph = tmp_path / "tiny.onnx"
+    export_onnx(find_model(model()[0]), graph)
+    with pytest.raises(UsageError, match="precision bfloat16: an ONNX file has its own"):
+        open_model(str(graph), precision="bfloat16")
+
+
+def test_names_of_classes_come_from_the_network_that_ran(model, tmp_path):
+    """Not from its file, which may be gone by then, and is not read once a tile."""
+    name, _ = model()
+    bound = plan(load(f"cellkit: 1\nname: r\nsteps:\n  - predict: {{model: {name}}}\noutputs: [prob]\n"))
+    networks = Networks()
+    networks.open(bound.steps)
+    for file in (tmp_path / "tiny").iterdir():
+        file.unlink()
+    sample = Sample.of(image=np.zeros((20, 20, 1), np.float32))
+    assert execute(bound, sample, networks=networks).layer("prob").names == ("object",)
+
+
+def test_tiles_are_cut_when_their_turn_comes():
+    text = (
+        "cellkit: 1\nname: r\nsteps:\n  - tile: {size: 64, halo: 64}\n    steps:\n      - threshold\noutputs: [mask]\n"
+    )
+    bound = plan(load(text))
+    image = np.random.default_rng(0).random((1024, 1024, 1), np.float32)
+    execute(bound, Sample.of(image=image[:64, :64]))
+    tracemalloc.start()
+    execute(bound, Sample.of(image=image))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * image.nbytes  # all tiles at once would be about 8 times the image
+
+
+def test_what_lies_in_parts_counts_as_memory():
+    inner = "    steps:\n      - {gaussian: {}, out: smooth}\n"
+    text = f"cellkit: 1\nname: r\nsteps:\n  - {{bracket}}\n{inner}outputs: [smooth]\n"
+    sizes = [
+        bytes_per_pixel(plan(load(text.replace("{bracket}", bracket))), ["smooth"], 1)
+        for bracket in ("tile: {size: 64, halo: 0}", "tile: {size: 64, halo: 32}", "pad: {multiple: 16}")
+    ]
+    assert sizes == [24, 36, 24]  # raw, smooth, its parts (1, 4 or 1 times), 12 of workspace

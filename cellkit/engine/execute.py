@@ -153,25 +153,15 @@ def _run_bracket(step: BoundStep, cells: list[_Cell], work: _Work) -> list[_Cell
     total = _Total()
     inside = replace(work, depth=work.depth + 1, observe=total.add if work.observe is not None else None)
     wanted = {*step.reads, "raw"}
-    parts = [
-        _enter(part, cell, wanted, frame.scale)
-        for cell, frame in zip(cells, frames, strict=True)
-        for part in frame.parts
-    ]
-    if _measures(step.inner):
-        # A histogram is of the whole image: every part goes through a step before any goes through the next.
+    places = [(part, cell, frame.scale) for cell, frame in zip(cells, frames, strict=True) for part in frame.parts]
+    made = []
+    # A histogram is of the whole image: every part goes through a step before any goes through the next.
+    group = len(places) if _measures(step.inner) else work.networks.group(step.inner)
+    for first in range(0, len(places), group):
+        some = [_enter(part, cell, wanted, scale) for part, cell, scale in places[first : first + group]]
         for inner in step.inner:
-            parts = _run_step(inner, parts, inside)
-        made = [_exports(step, part) for part in parts]
-    else:
-        made = []
-        group = work.networks.group(step.inner)
-        for first in range(0, len(parts), group):
-            some = parts[first : first + group]
-            parts[first : first + group] = [None] * len(some)  # type: ignore[list-item]
-            for inner in step.inner:
-                some = _run_step(inner, some, inside)
-            made += [_exports(step, part) for part in some]
+            some = _run_step(inner, some, inside)
+        made += [_exports(step, part) for part in some]
     if work.observe is not None:
         for seen in total.seen.values():
             work.observe(seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -18,13 +19,14 @@ _WORKSPACE = 12
 def bytes_per_pixel(plan: Plan, keep: Sequence[str], channels: int) -> int:
     """Return the most bytes a pixel that the layers of one image of `channels` take at any step towards `keep`."""
     held: dict[str, int] = {"raw": 4 * channels, "image": 0}  # one array until a step changes the image
-    most = 4 * channels
+    most = 4.0 * channels
     needed_later = _last_use(plan, keep)
     for index, step in enumerate(live(plan, keep)):
-        held.update(_made(step, channels))
-        most = max(most, sum(held.values()))
+        made = dict(_made(step, channels))
+        held.update(made)
+        most = max(most, sum(held.values()) + _apart(step) * sum(made.values()))
         held = {n: size for n, size in held.items() if n in keep or n == "raw" or needed_later.get(n, -1) > index}
-    return most + _WORKSPACE
+    return math.ceil(most) + _WORKSPACE
 
 
 def _made(step: BoundStep, channels: int) -> list[tuple[str, int]]:
@@ -38,6 +40,16 @@ def _made(step: BoundStep, channels: int) -> list[tuple[str, int]]:
         names = step.spec.names(step.params, ()) if step.spec.names is not None else ()
         size *= len(names) or channels
     return [(step.output, size * channels if kind == "image" else size)]
+
+
+def _apart(step: BoundStep) -> float:
+    """Return how often a bracket holds a pixel of what it makes in its parts, until they are put together."""
+    if not step.spec.bracket:
+        return 0.0
+    size, halo = step.params.get("size"), step.params.get("halo")
+    if not isinstance(size, int) or not isinstance(halo, int):
+        return 1.0
+    return ((size + 2 * halo) / size) ** 2
 
 
 def _last_use(plan: Plan, keep: Sequence[str]) -> dict[str, int]:
