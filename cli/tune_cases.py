@@ -60,9 +60,8 @@ def open_cases(wanted: Wanted, recipe: Recipe, protocol: str) -> list[Case]:
     if wanted.part is not None:
         there = sorted({part for part in parts.values() if part})
         if wanted.part not in there:
-            raise UsageError(
-                f"--part {wanted.part}: the parts are {', '.join(there) or 'not known; give --split FILE'}"
-            )
+            known = f"the parts are {', '.join(there)}" if there else "no parts are known; give --split FILE.csv"
+            raise UsageError(f"--part {wanted.part}: {known}")
         sources = [source for source in sources if parts.get(source.name) == wanted.part]
     without = [source.name for source in sources if source.name not in truths.read]
     if without and not wanted.allow_missing:
