@@ -133,6 +133,20 @@ def test_verify_goes_on_behind_a_model_that_cannot_be_read(run):
     assert "cells: cpu, float32: the same numbers" in done.stdout
 
 
+def test_a_model_whose_architecture_is_not_installed_passes_check_but_not_run(run, tmp_path):
+    folder = tmp_path / "odd"
+    card = save_model(folder, tiny("unet", 1, 2), card_of())
+    (folder / "card.json").write_text(replace(card, architecture="from-a-plugin").dump(), encoding="utf-8")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"cellkit: 1\nname: r\nsteps:\n  - predict: {{model: {folder}}}\noutputs: [prob]\n")
+    done = run("check", recipe)
+    assert "warning: steps[0] predict.model" in done.output
+    assert "no architecture is called 'from-a-plugin'" in done.output
+    (tmp_path / "x.png").write_bytes(b"never read")
+    assert "install the plug-in" in run("run", recipe, tmp_path / "x.png", "-o", tmp_path / "out", code=2).output
+    assert not (tmp_path / "out").exists()
+
+
 def test_new_exported_and_verified_by_the_real_command(cellkit, tmp_path):
     path, graph = tmp_path / "try.safetensors", tmp_path / "try.onnx"
     said = cellkit(

@@ -65,6 +65,13 @@ def review_model(params: Mapping[str, Any], before: Done, task: str) -> Iterator
         located = find_model(name)
         if located.weights is None:
             yield Fault("model", f"the weights of {card.name} are missing", located.remedy, stops=True)
+        elif not located.is_onnx:
+            from cellkit.models.architecture import find
+
+            try:
+                find(card.architecture)
+            except CellkitError as error:  # of a plug-in: it may be there where the recipe runs
+                yield Fault("model", f"{card.name}: {error}", "or install the plug-in that brings it", stops=True)
     different = _difference(card, before)
     if different:
         yield Fault("model", *different, warning=True)
