@@ -382,7 +382,8 @@ def test_a_trial_costs_only_what_changed(discs, monkeypatch):
         assert steps() == []  # the same values again
         assert steps(maxima__min_distance=7) == ["maxima", "watershed"]
         assert steps(threshold__value=0.4) == ["threshold", *late]  # after median as it was
-        assert steps(threshold__value=0.4, maxima__min_distance=7) == ["threshold", *late]  # of a continuum: not kept
+        assert steps(threshold__value=0.4, maxima__min_distance=7) == ["threshold", *late]  # kept from now on
+        assert steps(threshold__value=0.4, maxima__min_distance=8) == ["maxima", "watershed"]
         assert steps(median__radius=2) == ["median", "threshold", *late]
         assert steps(median__radius=2, threshold__value=0.45) == ["threshold", *late]
         assert len(reads) == len(scorer.names)

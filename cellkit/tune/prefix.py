@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,10 @@ class Route:
     marks: tuple[Mark, ...]
     key: str
 
+    def keeping(self, keys: Container[str]) -> Route:
+        """Return the route with what has one of `keys` kept as well: what was asked for before may be again."""
+        return replace(self, marks=tuple(replace(m, kept=m.kept or m.key in keys) for m in self.marks))
+
     @property
     def reads_raw(self) -> bool:
         """True where a step reads the values of the image as it was read, not only its size."""
@@ -55,7 +59,7 @@ def route(bound: Plan, layer: str, dimensions: Sequence[Dimension] = (), values:
 
     What stands before the first of them is kept in any case, for it is the same in all trials. At a later mark layers
     are kept where everything varied before it comes again: choices, whole numbers and, of `values`, those that the
-    recipe has itself. A number from a continuum hardly ever comes twice.
+    recipe has itself. A number from a continuum hardly ever comes twice by itself; see `Route.keeping`.
     """
     steps = tuple(live(bound, [layer]))
     needs = _needed(steps, layer)

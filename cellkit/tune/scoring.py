@@ -93,6 +93,7 @@ class Scorer:
         self._device = means.device
         self._store = LayerStore(means.memory if means.memory is not None else _free_memory() // _SHARE_OF_FREE)
         self._known: OrderedDict[str, dict[str, tuple[Any, str]]] = OrderedDict()
+        self._asked: set[str] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> Scorer:
@@ -151,6 +152,8 @@ class Scorer:
         except RecipeError as error:
             reason = "; ".join(map(str, error.faults))
             return Scored({name: self._all_wrong(name) for name in names}, dict.fromkeys(names, reason))
+        way = way.keeping(self._asked)
+        self._asked.update(mark.key for mark in way.marks)
         known = self._known.setdefault(way.key, {})
         self._known.move_to_end(way.key)
         while len(self._known) > _TRIALS_KEPT:
