@@ -180,8 +180,8 @@ def test_a_large_image_stays_within_the_memory_it_is_given(cellkit, model, tmp_p
     cv2.imwrite(str(tmp_path / "large.png"), np.tile(field, (8, 8)))
     path = tmp_path / "r.yaml"
     path.write_text(RECIPE.format(model=model).replace("[labels, prob]", "[labels]"))
-    budget = 3_000_000_000
-    command = [cellkit.script, "run", path, tmp_path / "large.png", "-o", tmp_path / "out", "--memory", "3GB"]
+    budget = 3_200_000_000
+    command = [cellkit.script, "run", path, tmp_path / "large.png", "-o", tmp_path / "out", "--memory", "3.2GB"]
     peak = 0
     process = psutil.Popen([str(part) for part in command])
     while process.poll() is None:
@@ -198,7 +198,7 @@ def test_a_large_image_stays_within_the_memory_it_is_given(cellkit, model, tmp_p
 
 def test_an_image_too_large_for_its_share_is_named_and_the_others_go_on(model, images, tmp_path):
     cv2.imwrite(str(tmp_path / "huge.png"), np.zeros((9000, 9000), np.uint8))
-    needed = psutil.Process().memory_info().rss + 1_000_000_000
+    needed = psutil.Process().memory_info().rss + 1_200_000_000
     settings = Settings(memory=needed)
     result = run_batch(recipe_of(model), [tmp_path / "huge.png", images / "0.png"], tmp_path / "out", settings=settings)
     assert result.done == 1

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["Networks", "divide_memory", "loads", "open_networks"]
 
 _LEAST_LEFT = 64 * 2**20
-_SHARE = 5
+_SHARE = 8
+_TO_COME = 160 * 2**20
+"""Bytes that kernels, codecs and a network's first call add to the process, whatever the images."""
 _ONLY_TOLD = ("name", "tolerance", "activation", "obtain", "data", "licence", "figures", "weak")
 """What a card says that changes no result."""
 
@@ -142,14 +144,15 @@ def open_networks(bound: Plan, settings: Settings, images: int) -> Networks:
 def divide_memory(networks: Networks, settings: Settings) -> int | None:
     """Return the bytes that images in work may take of ``settings.memory``, having given networks their share.
 
-    A fifth of what is left beside the process as it stands goes to networks, which can work in smaller tiles; the rest
-    to images, whose layers have the size they have. Raises `UsageError` where nothing is left.
+    An eighth of what is left beside the process as it stands, and what it will load yet, goes to networks, which can
+    work in smaller tiles; the rest to images, whose layers have the size they have. Raises `UsageError` where nothing
+    is left.
     """
     if settings.memory is None:
         return None
     from cellkit.models.device import process_bytes
 
-    taken = process_bytes()
+    taken = process_bytes() + _TO_COME
     left = settings.memory - taken
     if left < _LEAST_LEFT:
         have, need = settings.memory / 1e6, (taken + _LEAST_LEFT) / 1e6

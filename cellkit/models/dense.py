@@ -88,7 +88,8 @@ def plan_windows(network: Network, shape: tuple[int, int], tiling: Tiling, most:
             return windows(shape, (tiling.size, tiling.size), halo, grid)
         return windows(shape, best_side(shape, halo, grid, most, network.lanes if network.alone else 1), halo, grid)
     except ValueError as error:
-        raise StageError(f"{card.name}: {error}") from error
+        fix = "" if tiling.size is not None or "give" in str(error) else " by the memory there is; give more"
+        raise StageError(f"{card.name}: {error}{fix}") from error
 
 
 def _most_area(network: Network) -> int:

@@ -281,6 +281,8 @@ def _load(located: Any, options: Options, precision: Precision) -> Network:
     device = choose_device(options.device)
     on_gpu = device.type == "cuda"
     lanes = options.lanes or (2 if on_gpu else os.cpu_count() or 1)
+    if options.lanes is None and options.alone and card.reach is None and not on_gpu:
+        lanes = 1  # one picture, which must not be cut: all cores work on it together
     memory = options.memory if options.memory is not None else total_bytes(device) // 4
     backend: Any
     if located.is_onnx:
