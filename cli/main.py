@@ -17,6 +17,7 @@ _COMMANDS = {
     "explain": "cellkit_cli.explain:explain_command",
     "eval": "cellkit_cli.eval:eval_command",
     "tune": "cellkit_cli.tune:tune_command",
+    "train": "cellkit_cli.train:train_command",
     "audit": "cellkit_cli.audit:audit_command",
     "convert": "cellkit_cli.convert:convert_command",
     "models": "cellkit_cli.models:models_command",

@@ -1,0 +1,364 @@
+"""The config of a training: everything it needs, checked whole before the first batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from cellkit.core import Recipe, Span, Step, UsageError
+from cellkit.core.check import bind
+from cellkit.core.errors import CellkitError, Fault, suggest
+from cellkit.core.recipe import YamlFault, load_yaml, parse, text_of
+from cellkit.core.stage import Parameter, read_parameters
+from cellkit.models.architecture import architectures
+from cellkit.models.card import FIXED_CLASSES
+from cellkit.train.losses import DEFAULT_LOSSES, loss_faults
+from cellkit.train.optimisers import OPTIMISERS
+from cellkit.train.schedules import SCHEDULES
+from cellkit.train.targets import TargetRules
+
+__all__ = ["ConfigError", "DataRules", "LoopRules", "ModelRules", "TrainConfig", "parse_config", "read_config"]
+
+_VERSION = 1
+_TOP = (
+    "cellkit_train", "name", "recipe", "trains", "data", "model", "targets", "loss", "optimiser", "schedule",
+    "augment", "loop", "metric", "baseline", "licence",
+)  # fmt: skip
+METRICS = ("auto", "dsb2018", "instances", "pixel", "semantic")
+"""What may decide which checkpoint is the best; see `TrainConfig`."""
+
+
+class ConfigError(CellkitError):
+    """A config of a training that does not check. `faults` lists everything found."""
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        self.faults = faults
+        count = len(faults)
+        head = f"the config has {count} fault{'s' if count != 1 else ''}:"
+        super().__init__("\n".join([head, *(f"  - {fault}" for fault in faults)]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRules:
+    """The images.
+
+    `folder` and `layout`: as `cellkit audit` takes them. `split`: a CSV file with the columns name, part and, where
+    known, group and others, beside the folder or by path; `train` and `val` are the parts it names. Without it, a fifth
+    of the groups is kept for validation. `balance`: a column whose values are drawn equally often. `objects`: share of
+    crops that are moved to an object. `cache`: memory for decoded images.
+    """
+
+    folder: str = ""
+    layout: str = "auto"
+    split: str = ""
+    train: str = "train"
+    val: str = "val"
+    balance: str = ""
+    objects: Annotated[float, Span(0, 1)] = 0.5
+    cache: str = "2GB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRules:
+    """The network. `head`: see `cellkit.models.HEADS`. `classes`: its outputs, where the head does not say them.
+
+    `channels`: of its input. `start`: a trained network of the same shape whose weights it begins with.
+    """
+
+    architecture: str = "unet-compact"
+    head: Literal["sigmoid", "softmax", "border", "distance"] = "distance"
+    classes: tuple[str, ...] = ()
+    channels: Annotated[int, Span(1, 1024)] = 1
+    start: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the output channels."""
+        return FIXED_CLASSES.get(self.head, self.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopRules:
+    """How long and in what portions. An epoch is `steps` batches of `batch` crops of `crop` px.
+
+    `hours`: ends sooner (0: no limit). `accumulate`: batches a step of the optimiser. `clip`: largest norm of the
+    gradients (0: none). `ema`: decay of the running mean of the weights, which is what is kept (0: none). `precision`:
+    of the convolutions. `workers`: processes that make crops. `validate`: epochs from one validation to the next.
+    `patience`: validations without gain after which it stops (0: never).
+    """
+
+    epochs: Annotated[int, Span(1, 1_000_000)] = 50
+    steps: Annotated[int, Span(1, 10_000_000)] = 200
+    batch: Annotated[int, Span(1, 4096)] = 8
+    crop: Annotated[int, Span(16, 4096, "px")] = 256
+    hours: Annotated[float, Span(0, 1000)] = 0.0
+    accumulate: Annotated[int, Span(1, 1024)] = 1
+    clip: Annotated[float, Span(0, 1e6)] = 1.0
+    ema: Annotated[float, Span(0, 0.999999)] = 0.999
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    workers: Annotated[int, Span(0, 256)] = 0
+    validate: Annotated[int, Span(1, 10_000)] = 5
+    patience: Annotated[int, Span(0, 10_000)] = 0
+    seed: Annotated[int, Span(0, 2**31 - 1)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A checked config. `prefix` are the steps before the trained one; `folder` is where relative paths begin.
+
+    `metric`: the protocol of `cellkit eval` that tells which checkpoint is best (``auto``: that of objects where the
+    recipe makes labels and the data hold objects, else that of classes, else that of pixels). `baseline`: a recipe
+    that is scored beside the trained one at the end. `licence`: of the data, for the card.
+    """
+
+    name: str
+    recipe: Recipe
+    trains: str
+    prefix: tuple[Step, ...]
+    data: DataRules
+    model: ModelRules
+    targets: TargetRules
+    loss: Any
+    optimiser: tuple[str, Mapping[str, Any]]
+    schedule: tuple[str, Mapping[str, Any]]
+    augment: Any
+    loop: LoopRules
+    metric: str = "auto"
+    baseline: Recipe | None = None
+    licence: str = ""
+    folder: Path = Path()
+    text: str = ""
+    warnings: tuple[Fault, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The first 16 digits of the sha256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """All that must not change when a training goes on, by the section of the config it stands in."""
+        parts = {key: getattr(self, key) for key in ("prefix", "trains", "data", "model", "targets", "loss", "augment")}
+        parts |= {"optimiser": self.optimiser, "schedule": self.schedule}
+        fixed = ("steps", "batch", "crop", "accumulate", "clip", "ema", "precision", "seed")
+        parts |= {f"loop.{name}": getattr(self.loop, name) for name in fixed}
+        return {key: repr(value) for key, value in parts.items()}
+
+    @property
+    def steps(self) -> int:
+        """The steps of the optimiser in the whole training."""
+        return self.loop.epochs * -(-self.loop.steps // self.loop.accumulate)
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """Read a config. Raises `UsageError` where the file cannot be read, `ConfigError` with every fault in it."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as a config: {error}") from error
+    config, faults = parse_config(text, path.parent)
+    wrong = tuple(fault for fault in faults if not fault.warning)
+    if wrong or config is None:
+        raise ConfigError(wrong)
+    return config
+
+
+def parse_config(text: str, folder: Path = Path()) -> tuple[TrainConfig | None, list[Fault]]:
+    """Return the config and every fault; None where it has any that is no warning. Paths begin at `folder`."""
+    faults: list[Fault] = []
+    try:
+        data = load_yaml(text)
+    except YamlFault as fault:
+        return None, [Fault(fault.where, str(fault))]
+    if not isinstance(data, dict):
+        return None, [Fault("config", "wanted a mapping with `recipe:`, `trains:`, `data:`, `model:`")]
+    for key in data:
+        if key not in _TOP:
+            faults.append(
+                Fault("config", f"unknown key {key!r}", suggest(str(key), _TOP) or f"keys: {', '.join(_TOP)}")
+            )
+    if data.get("cellkit_train", _VERSION) != _VERSION:
+        faults.append(Fault("cellkit_train", f"version {data['cellkit_train']!r} is not known", "write 1"))
+    recipe, trains, prefix = _recipe(data, folder, faults)
+    model = _section(ModelRules, data.get("model"), "model", faults)
+    _check_model(model, faults)
+    targets = _targets(data.get("targets"), faults)
+    loss = data.get("loss", DEFAULT_LOSSES[model.head])
+    faults += loss_faults(loss, model.head, model.outputs)
+    augment = data.get("augment", [])
+    faults += _augment_faults(augment)
+    config = TrainConfig(
+        name=_plain(data.get("name", "model"), "name", faults) or "model",
+        recipe=recipe,
+        trains=trains,
+        prefix=prefix,
+        data=_section(DataRules, data.get("data"), "data", faults),
+        model=model,
+        targets=targets,
+        loss=loss,
+        optimiser=_named(OPTIMISERS, data.get("optimiser", "adamw"), "optimiser", faults),
+        schedule=_named(SCHEDULES, data.get("schedule", "constant"), "schedule", faults),
+        augment=augment,
+        loop=_section(LoopRules, data.get("loop"), "loop", faults),
+        metric=_metric(data.get("metric", "auto"), faults),
+        baseline=_baseline(data.get("baseline"), folder, faults),
+        licence=_plain(data.get("licence", ""), "licence", faults),
+        folder=folder,
+        text=text,
+        warnings=tuple(fault for fault in faults if fault.warning),
+    )
+    return (None if any(not fault.warning for fault in faults) else config), faults
+
+
+S = TypeVar("S", DataRules, ModelRules, LoopRules)
+
+
+def _section(kind: type[S], values: Any, where: str, faults: list[Fault]) -> S:
+    """Return the section as far as it can be understood."""
+    if values is None:
+        return kind()
+    if not isinstance(values, dict):
+        faults.append(Fault(where, f"wanted a mapping, got {values!r}"))
+        return kind()
+    free: set[str] = {"parameters"} & {f.name for f in fields(kind)}
+    known: dict[str, Parameter] = {name: p for name, p in read_parameters(kind).items() if name not in free}
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in free:
+            given[key] = value
+        elif key not in known:
+            fix = suggest(str(key), [*known, *free]) or f"keys: {', '.join([*known, *free])}"
+            faults.append(Fault(where, f"unknown key {key!r}", fix))
+        else:
+            try:
+                given[key] = known[key].coerce(value)
+            except ValueError as error:
+                faults.append(Fault(f"{where}.{key}", str(error)))
+    return kind(**given)
+
+
+def _check_model(model: ModelRules, faults: list[Fault]) -> None:
+    known = architectures()
+    spec = known.get(model.architecture)
+    if spec is None:
+        fix = suggest(model.architecture, known) or "`cellkit models` lists them"
+        faults.append(Fault("model.architecture", f"no architecture is called {model.architecture!r}", fix))
+        return
+    if spec.task != "dense":
+        faults.append(
+            Fault("model.architecture", f"{model.architecture} finds {spec.task}; this trains dense networks")
+        )
+    if not isinstance(model.parameters, Mapping):
+        faults.append(Fault("model.parameters", f"wanted a mapping, got {model.parameters!r}"))
+        return
+    try:
+        spec.complete(model.parameters)
+    except UsageError as error:
+        faults.append(Fault("model.parameters", str(error)))
+    if model.head in FIXED_CLASSES and model.classes:
+        faults.append(Fault("model.classes", f"head {model.head} has its own: {', '.join(FIXED_CLASSES[model.head])}"))
+    if model.head not in FIXED_CLASSES and not model.classes:
+        faults.append(Fault("model.classes", f"head {model.head} needs names for its outputs", "e.g. [nucleus]"))
+
+
+def _targets(values: Any, faults: list[Fault]) -> TargetRules:
+    try:
+        return TargetRules.of(values or {})
+    except (UsageError, TypeError) as error:
+        faults.append(Fault("targets", str(error)))
+        return TargetRules()
+
+
+def _named(registry: Any, values: Any, where: str, faults: list[Fault]) -> tuple[str, Mapping[str, Any]]:
+    """Read ``name`` or ``{name: ..., parameters}``."""
+    given = {"name": values} if isinstance(values, str) else values
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        faults.append(Fault(where, f"wanted a name, or a mapping with `name:`, got {values!r}"))
+        return "", {}
+    rest = {key: value for key, value in given.items() if key != "name"}
+    faults += registry.faults(given["name"], rest, where)
+    return given["name"], rest
+
+
+def _augment_faults(values: Any) -> list[Fault]:
+    from cellkit.train.augment import augment_faults
+
+    return augment_faults(values)
+
+
+def _plain(value: Any, where: str, faults: list[Fault]) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    faults.append(Fault(where, f"wanted a text, got {value!r}", "put it in quotes"))
+    return ""
+
+
+def _metric(value: Any, faults: list[Fault]) -> str:
+    if value in METRICS:
+        return str(value)
+    fix = suggest(str(value), METRICS) or f"known: {', '.join(METRICS)}"
+    faults.append(Fault("metric", f"no score is called {value!r}", fix))
+    return "auto"
+
+
+def _baseline(source: Any, folder: Path, faults: list[Fault]) -> Recipe | None:
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        faults.append(Fault("baseline", f"wanted a recipe, got {source!r}", "baseline: nuclei-classical"))
+        return None
+    here = folder / source
+    try:
+        recipe, found = parse(text_of(here if here.is_file() else source))
+    except UsageError as error:
+        faults.append(Fault("baseline", str(error)))
+        return None
+    found += bind(recipe).faults
+    faults += [Fault(f"baseline {fault.where}", fault.message, fault.fix, fault.warning) for fault in found]
+    return recipe
+
+
+def _recipe(data: Mapping[str, Any], folder: Path, faults: list[Fault]) -> tuple[Recipe, str, tuple[Step, ...]]:
+    source, trains = data.get("recipe"), data.get("trains", "predict")
+    if not isinstance(source, str) or not isinstance(trains, str):
+        faults.append(
+            Fault("recipe", "wanted the recipe that runs the network: a file or a shipped one", "recipe: my.yaml")
+        )
+        return Recipe(), "", ()
+    here = folder / source
+    try:
+        recipe, found = parse(text_of(here if here.is_file() else source))
+    except UsageError as error:
+        faults.append(Fault("recipe", str(error)))
+        return Recipe(), trains, ()
+    prefix = _before(recipe.steps, trains)
+    if prefix is None:
+        labels = ", ".join(_labels(recipe.steps))
+        faults.append(
+            Fault("trains", f"the recipe has no step {trains!r}", suggest(trains, _labels(recipe.steps)) or labels)
+        )
+        return recipe, trains, ()
+    if prefix:
+        found += bind(Recipe(steps=prefix)).faults
+    faults += [Fault(f"recipe {fault.where}", fault.message, fault.fix, fault.warning) for fault in found]
+    return recipe, trains, prefix
+
+
+def _before(steps: tuple[Step, ...], label: str) -> tuple[Step, ...] | None:
+    """Return the steps before the one called `label`; those around it that only cut into tiles are left out."""
+    for index, step in enumerate(steps):
+        if step.label == label:
+            return steps[:index]
+        inner = _before(step.steps, label)
+        if inner is not None:
+            return (*steps[:index], *inner)
+    return None
+
+
+def _labels(steps: tuple[Step, ...]) -> list[str]:
+    return [name for step in steps for name in (step.label, *_labels(step.steps))]

@@ -1,0 +1,139 @@
+"""What a training keeps between its epochs: checkpoints, the log, the best score, and an eye on the clock."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning
+
+from cellkit.io import atomic
+from cellkit.train.dense import DenseTask
+from cellkit.train.logs import write_log
+from cellkit.train.validate import Validator
+
+__all__ = ["BEST", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class Show(Protocol):
+    """Is told how the training goes."""
+
+    def start(self, epochs: int, steps: int, done: int) -> None:
+        """So many epochs of so many steps lie ahead, some of which are done."""
+
+    def step(self, epoch: int, step: int) -> None:
+        """Epoch and step, from 1, are done."""
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Take note of a finished epoch: the row of the log."""
+
+    def note(self, text: str) -> None:
+        """Say something else."""
+
+
+class Silent:
+    """A `Show` that shows nothing."""
+
+    def start(self, epochs: int, steps: int, done: int) -> None: ...  # noqa: D102
+    def step(self, epoch: int, step: int) -> None: ...  # noqa: D102
+    def epoch(self, row: Mapping[str, Any]) -> None: ...  # noqa: D102
+    def note(self, text: str) -> None: ...  # noqa: D102
+
+
+class TimeUp(Exception):
+    """The time is over in mid-epoch; what the epoch has done so far is dropped."""
+
+
+class Clock:
+    """When to stop: the limit of this call, or the hours of the whole training."""
+
+    def __init__(self, started: float, limit: float | None, hours: float) -> None:
+        self.started = started
+        self.limit = math.inf if limit is None else limit
+        self.total = hours * 3600 if hours else math.inf
+
+    def left(self) -> float:
+        """Return the seconds left to this call."""
+        return self.limit - (time.monotonic() - self.started)
+
+
+class Keeper(lightning.Callback):
+    """Keeps checkpoints, log and time. `reason` says why the run stopped before its last epoch, if it did."""
+
+    def __init__(self, task: DenseTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
+        self.task, self.validator, self.show, self.out, self.clock = task, validator, show, out, clock
+        self.reason = ""
+        self._began = time.monotonic()
+        self._longest = 0.0
+
+    def over(self) -> bool:
+        """Tell whether an earlier run had already come to its end."""
+        loop = self.task.config.loop
+        return self._hours() >= self.clock.total or bool(loop.patience and self.task.waited >= loop.patience)
+
+    def _hours(self) -> float:
+        return sum(float(row["seconds"]) for row in self.task.history)
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Look at the clock."""
+        self._began = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Tell of the step; stop where the time is over, dropping the epoch, unless this was its last step."""
+        done = trainer.fit_loop.batch_idx + 1
+        self.show.step(trainer.current_epoch + 1, done)
+        if self.clock.left() <= 0 and done < self.task.config.loop.steps:
+            raise TimeUp
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        """Validate where it is time to, keep the checkpoint and the log, and see whether to go on."""
+        task, loop = self.task, self.task.config.loop
+        task.check_weights()
+        epoch = trainer.current_epoch + 1
+        row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **task.means()}
+        row["rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        better = False
+        if epoch % loop.validate == 0 or epoch == loop.epochs:
+            found, failed = self.validator.score(task.kept())
+            row |= {"score": found.value, "low": found.low, "high": found.high}
+            for text in failed[:3]:
+                self.show.note(f"validation: {text}")
+            better = not found.value <= task.best if math.isfinite(found.value) else False
+            task.waited = 0 if better else task.waited + 1
+            task.best = found.value if better else task.best
+            if task.schedule is not None:
+                task.schedule.observe(found.value)
+        seconds = time.monotonic() - self._began
+        row["seconds"] = round(seconds, 3)
+        task.history.append(row)
+        self._save(trainer, better)
+        write_log(self.out, task.history)
+        self.show.epoch(row)
+        self._longest = max(self._longest, seconds)
+        self._stop(trainer, epoch)
+
+    def _stop(self, trainer: Any, epoch: int) -> None:
+        loop = self.task.config.loop
+        if epoch >= loop.epochs:
+            return
+        if self._hours() >= self.clock.total:
+            self.reason = "hours"
+        elif loop.patience and self.task.waited >= loop.patience:
+            self.reason = "patience"
+        elif self.clock.left() < self._longest:
+            self.reason = "time limit"
+        trainer.should_stop = bool(self.reason)
+
+    def _save(self, trainer: Any, better: bool) -> None:
+        """Write the checkpoint in one go; that of the best score is a copy."""
+        with atomic(self.out / LAST) as temporary:
+            trainer.save_checkpoint(temporary)
+        if better:
+            with atomic(self.out / BEST) as temporary:
+                shutil.copyfile(self.out / LAST, temporary)

@@ -1,0 +1,301 @@
+"""The loop of a training: epochs, checkpoints, resume, time limit, logs, validation, and the model at the end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from cellkit.core import UsageError
+from cellkit.core.recipe import Recipe, dump, load_yaml
+from cellkit.io import atomic
+from cellkit.models import Card, measure_context, save_model
+from cellkit.models.device import choose_device, choose_precision, parse_memory
+from cellkit.train.config import TrainConfig
+from cellkit.train.dense import STATE, DenseTask, build_network, collate
+from cellkit.train.keeper import BEST, LAST, Clock, Keeper, Show, Silent, TimeUp
+from cellkit.train.pictures import Crops, Parts, Pictures, open_parts
+from cellkit.train.validate import Validator, figures
+
+__all__ = ["Report", "Show", "train"]
+
+MODEL, CONFIG = "model.safetensors", "config.yaml"
+_FIT = 0.005
+"""By how much a score in a lower precision may lie below that in float32 for the card to vouch for it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training came to: `finished`, or stopped by the time limit so that it can be resumed.
+
+    `best` is the best score of a validation, NaN without one. `figures` are those of the card, `notes` what a user
+    should know.
+    """
+
+    folder: Path
+    epochs: int
+    finished: bool
+    reason: str
+    best: float
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class _Order(Sampler[int]):
+    """The numbers of the crops of one epoch after another."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.count = config.loop.steps * config.loop.batch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.count, (self.epoch + 1) * self.count))
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    resume: bool = False,
+    time_limit: float | None = None,
+    device: str = "auto",
+    show: Show | None = None,
+) -> Report:
+    """Train the network of `config` and write the run to the folder `out`; see `cellkit train`.
+
+    `time_limit`, in seconds: the run stops cleanly at the end of an epoch, so that `resume` can go on. The model is
+    written when all epochs are done (or `loop.hours` or `loop.patience` end them).
+
+    Raises `UsageError` where the folder holds a training and `resume` is not asked for (or it holds another one),
+    `Diverged` where the loss or the weights stop being finite.
+    """
+    started = time.monotonic()
+    out, show = Path(out), show or Silent()
+    place = choose_device(device)
+    state = _checkpoint(out, resume)
+    if state is not None:
+        _refuse_other(state, config, out)
+    parts = open_parts(config, data)
+    pictures = Pictures(config, parts.train, parts.gives, parse_memory(config.data.cache))
+    out.mkdir(parents=True, exist_ok=True)
+    task = DenseTask(config, build_network(config), out)
+    card = _draft(config, task.kept(), parts)
+    with Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
+        with atomic(out / CONFIG) as temporary:
+            temporary.write_text(config.text, encoding="utf-8", newline="")
+        keeper = Keeper(task, validator, show, out, Clock(started, time_limit, config.loop.hours))
+        if state is not None:
+            task.on_load_checkpoint(state)
+        done = len(task.history)
+        show.start(config.loop.epochs, config.loop.steps, done)
+        if done < config.loop.epochs and not keeper.over():
+            pictures.load()
+            _fit(task, Crops(pictures), keeper, place, out / LAST if state is not None else None)
+        return _ended(task, keeper, validator, show)
+
+
+def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, checkpoint: Path | None) -> None:
+    """Run the epochs that are left."""
+    config = task.config
+    cuda = device.type == "cuda"
+    loader: Any = DataLoader(
+        crops,
+        batch_size=config.loop.batch,
+        sampler=_Order(config),
+        num_workers=config.loop.workers,
+        collate_fn=collate,
+        pin_memory=cuda,
+        worker_init_fn=_start_worker,
+        persistent_workers=False,
+    )
+    trainer = lightning.Trainer(
+        accelerator="gpu" if cuda else "cpu",
+        devices=[device.index or 0] if cuda else 1,
+        precision=_precision(config, device),
+        max_epochs=config.loop.epochs,
+        accumulate_grad_batches=config.loop.accumulate,
+        gradient_clip_val=config.loop.clip or None,
+        default_root_dir=keeper.out,
+        callbacks=[keeper],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    task.network.to(memory_format=torch.channels_last)
+    try:
+        trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=True)
+    except TimeUp:
+        keeper.reason = "time limit"
+
+
+def _start_worker(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _precision(config: TrainConfig, device: torch.device) -> Any:
+    """Return the precision as Lightning calls it."""
+    dtype = _dtype(config, device)
+    return {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype]
+
+
+def _dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    able = Card("any", "any", "dense", 1, ("any",), "sigmoid", precision=("float32", "bfloat16", "float16"))
+    dtype: torch.dtype = choose_precision(config.loop.precision, device, able)
+    return dtype
+
+
+def _ended(task: DenseTask, keeper: Keeper, validator: Validator, show: Show) -> Report:
+    """Write the model, where the training has come to its end, and return the report."""
+    config, done = task.config, len(task.history)
+    best = task.best if math.isfinite(task.best) else math.nan
+    if keeper.reason == "time limit":
+        if not done:
+            raise UsageError(
+                "--time-limit: not one epoch was done in that time, so nothing is kept; give more time, or make epochs "
+                f"shorter (loop.steps, now {config.loop.steps})"
+            )
+        return Report(keeper.out, done, False, keeper.reason, best)
+    source = keeper.out / (BEST if (keeper.out / BEST).is_file() else LAST)
+    state = torch.load(source, map_location="cpu", weights_only=True)
+    task.load_state_dict(state["state_dict"])
+    if task.ema is not None:
+        task.ema.to("cpu").load_state_dict(state[STATE]["ema"])
+    at = len(state[STATE]["history"])
+    network = task.cpu().kept()
+    show.note(f"scoring the weights of epoch {at}")
+    card = measure_context(network, validator.card)
+    validator.card = card
+    scores, notes, precision = _scored(task, validator, show)
+    card = replace(card, figures={"validation": scores, "epoch": at, "epochs": done}, precision=precision)
+    save_model(keeper.out / MODEL, network, card)
+    return Report(keeper.out, done, True, keeper.reason or "all epochs", best, card.figures, tuple(notes))
+
+
+def _scored(task: DenseTask, validator: Validator, show: Show) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
+    """Return the figures of the kept weights and of the baseline, notes, and the precisions the figures hold in."""
+    config = task.config
+    column = config.data.balance
+    found, failed = validator.score(task.kept())
+    scores = {"model": figures(found, validator.protocol, validator.pairs, column)}
+    notes = [f"failed: {text}" for text in failed]
+    precision: tuple[str, ...] = ("float32",)
+    dtype = _dtype(config, validator.device)
+    if dtype != torch.float32:
+        lower, _ = validator.score(task.kept(), dtype)
+        name = str(dtype).rpartition(".")[2]
+        scores[name] = figures(lower, validator.protocol, validator.pairs)
+        if lower.value >= found.value - _FIT:
+            precision = ("float32", name)
+    if config.baseline is not None:
+        show.note(f"scoring the baseline {config.baseline.name}")
+        other, failed = validator.baseline(config.baseline)
+        scores["baseline"] = {
+            "recipe": config.baseline.name,
+            **figures(other, validator.protocol, validator.pairs, column),
+        }
+        notes += [f"baseline: failed: {text}" for text in failed]
+    return scores, notes, precision
+
+
+def _draft(config: TrainConfig, network: torch.nn.Module, parts: Parts) -> Card:
+    """Return the card of the network, but for what only the trained weights can tell."""
+    model = config.model
+    prefix: Any = load_yaml(dump(Recipe(steps=config.prefix)))["steps"] if config.prefix else []
+    card = Card(
+        name=config.name,
+        architecture=model.architecture,
+        task="dense",
+        channels=model.channels,
+        classes=model.outputs,
+        head=model.head,
+        parameters=dict(model.parameters),
+        recipe=tuple(prefix),
+        data=f"{parts.about}; config sha256 {config.digest}",
+        licence=config.licence,
+        obtain="`cellkit train` with the config it was trained by",
+    )
+    return measure_context(network, card)
+
+
+def _checkpoint(out: Path, resume: bool) -> dict[str, Any] | None:
+    """Return the last checkpoint to go on from, None to begin. Raises `UsageError` where `out` is unfit."""
+    path = out / LAST
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; wanted a folder for the run")
+    if path.exists() and not resume:
+        raise UsageError(f"{path}: holds an earlier training; --resume goes on with it, another -o begins a new one")
+    if resume and not path.exists():
+        if not (out / CONFIG).exists():  # else it was stopped in its first epoch
+            raise UsageError(f"--resume: there is no training to go on with in {out}")
+        return None
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever it meets first in a damaged file
+        raise UsageError(f"{path}: cannot be read as a checkpoint: {type(error).__name__}: {error}") from error
+    if not isinstance(state, dict) or STATE not in state:
+        raise UsageError(f"{path}: is no checkpoint of `cellkit train`")
+    return state
+
+
+def _refuse_other(state: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
+    before, now = state[STATE]["config"], config.identity
+    differ = [key for key in now if before.get(key) != now[key]]
+    if differ:
+        raise UsageError(
+            f"--resume: the config is not the one of the training in {out}: {', '.join(differ)} changed; only epochs, "
+            "hours, validation and patience may"
+        )
+
+
+_KNOWN = (
+    "does not have many workers",
+    "GPU available but not used",
+    "The number of training batches",
+    "isinstance\\(treespec, LeafSpec\\)",
+    "Checkpoint directory",
+    "`lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`",
+    "You are using `torch.load`",
+    "`torch.jit",
+    "modules in eval mode",
+)
+"""Beginnings or parts of what Lightning says that is known here and means nothing to a user."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's remarks on what is meant as it is away from the user; warnings of others stay."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for text in _KNOWN:
+                warnings.filterwarnings("ignore", message=f".*{text}.*")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,186 @@
+"""Scores: the recipe of a training on the images for validation, the trained step run by the network in memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cellkit.core import Recipe, UsageError
+from cellkit.core.check import BoundStep, Plan, bind
+from cellkit.core.errors import CellkitError, RecipeError
+from cellkit.engine.execute import execute
+from cellkit.engine.networks import Networks
+from cellkit.io import read
+from cellkit.io.datasets import Pair
+from cellkit.metrics import PROTOCOLS, Protocol, Report, Settings
+from cellkit.models.card import Card
+from cellkit.models.inference import fold_norms
+from cellkit.models.runtime import Network, Options
+from cellkit.models.torch_backend import TorchBackend
+from cellkit.train.config import TrainConfig
+
+__all__ = ["Validator", "figures"]
+
+_LAYERS: Mapping[str, tuple[str, ...]] = {
+    "dsb2018": ("labels",),
+    "instances": ("labels",),
+    "semantic": ("classes",),
+    "pixel": ("labels", "mask"),
+}
+
+
+class _InMemory(Networks):
+    """Hands the network in memory to the step that names `model`, and opens the others."""
+
+    def __init__(self, model: str, network: Network, options: Options) -> None:
+        super().__init__(options)
+        self._model, self._network = model, network
+
+    def _get(self, step: BoundStep, model: str) -> Network:
+        return self._network if model == self._model else super()._get(step, model)
+
+
+class Validator:
+    """Scores networks on `pairs` through the recipe of `config`. A context manager.
+
+    `gives`: what the truth of all pairs holds. `card`: of the network, as far as it is known.
+    """
+
+    def __init__(
+        self, config: TrainConfig, pairs: Sequence[Pair], gives: Sequence[str], card: Card, device: torch.device
+    ) -> None:
+        self.config, self.pairs, self.gives, self.card, self.device = config, tuple(pairs), tuple(gives), card, device
+        self._folder = tempfile.TemporaryDirectory(prefix="cellkit-train-")
+        # A card without weights: all that binding the recipe asks of a model.
+        path = Path(self._folder.name) / "model"
+        path.mkdir()
+        (path / "card.json").write_text(card.dump(), encoding="utf-8")
+        self._model = str(path)
+        recipe = replace(config.recipe.set(f"{config.trains}.model", self._model), outputs=())
+        self.plan = _bound(recipe)
+        self.protocol, self.layer = _chosen(config.metric, self.plan, self.gives, config)
+        self.workers = os.cpu_count() or 1
+
+    def __enter__(self) -> Validator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def score(self, network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Report, list[str]]:
+        """Return the report on `network`, which is changed, and why images failed that did (counted as all wrong)."""
+        on_cpu = self.device.type == "cpu"
+        options = Options(str(self.device), lanes=self.workers if on_cpu else 2, batch=1 if on_cpu else 8)
+        backend = TorchBackend(fold_norms(network.eval()), self.card, self.device, dtype)
+        loaded = Network(self.card, backend, options)
+        threads = torch.get_num_threads()
+        if on_cpu and self.workers > 1:
+            loaded.on_lane = _one_thread
+        try:
+            return self._report(self.plan, self.layer, lambda: _InMemory(self._model, loaded, options))
+        finally:
+            loaded.close()
+            torch.set_num_threads(threads)
+
+    def baseline(self, recipe: Recipe) -> tuple[Report, list[str]]:
+        """Return the report on another recipe, on the same images by the same score.
+
+        Raises `UsageError` where it does not make what is scored.
+        """
+        bound = _bound(replace(recipe, outputs=()))
+        if self.layer not in bound.layers:
+            raise UsageError(f"baseline: {recipe.name or 'the recipe'} makes no {self.layer}, which is what is scored")
+        options = Options(str(self.device))
+        return self._report(bound, self.layer, lambda: Networks(options))
+
+    def _report(self, bound: Plan, layer: str, networks: Any) -> tuple[Report, list[str]]:
+        failed: list[str] = []
+        opened = networks()
+
+        def one(pair: Pair) -> Any:
+            truth = np.ascontiguousarray(self._truth(pair), np.int32)
+            try:
+                sample = execute(bound, read(pair.image, bound.recipe.read_options), [layer], networks=opened)
+                found = np.asarray(sample[layer]).astype(np.int32)
+            except CellkitError as error:
+                failed.append(f"{pair.name}: {error}")
+                found = (truth == 0).astype(np.int32)  # shares no pixel with the truth
+            return self.protocol.count(truth, found)
+
+        with ThreadPoolExecutor(self.workers, "validate") as pool:
+            counts = dict(zip([pair.name for pair in self.pairs], pool.map(one, self.pairs), strict=True))
+        groups = {pair.name: pair.group or pair.name for pair in self.pairs}
+        return self.protocol.report(counts, Settings(groups=groups)), sorted(failed)
+
+    def _truth(self, pair: Pair) -> np.ndarray:
+        if self.protocol.name == "semantic" or "labels" not in self.gives:
+            return pair.classes()
+        return pair.labels()
+
+
+def figures(report: Report, protocol: Protocol, pairs: Sequence[Pair], column: str = "") -> dict[str, Any]:
+    """Return what a card says of a report: the score with its interval, and its mean by the values of a column."""
+    out: dict[str, Any] = {
+        "score": protocol.headline,
+        "value": _number(report.value),
+        "low": _number(report.low),
+        "high": _number(report.high),
+        "images": len(report.per_image),
+        "rule": report.rule,
+    }
+    if column and report.per_image and "value" in report.per_image[0]:
+        fields = {pair.name: pair.fields.get(column, "") for pair in pairs}
+        values: dict[str, list[float]] = {}
+        for row in report.per_image:
+            if np.isfinite(row["value"]):
+                values.setdefault(fields.get(row["image"], "") or "none", []).append(float(row["value"]))
+        out[f"by_{column}"] = {
+            name: {"value": round(float(np.mean(found)), 4), "images": len(found)}
+            for name, found in sorted(values.items())
+        }
+    return out
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _bound(recipe: Recipe) -> Plan:
+    bound = bind(recipe)
+    wrong = [fault for fault in bound.faults if not fault.warning]
+    if wrong:
+        raise RecipeError(wrong)
+    return bound
+
+
+def _chosen(metric: str, bound: Plan, gives: Sequence[str], config: TrainConfig) -> tuple[Protocol, str]:
+    """Return the protocol, and the layer that it scores. Raises `UsageError` where the recipe makes none."""
+    makes = bound.layers
+    if metric == "auto":
+        metric = "pixel"
+        if "labels" in makes and "labels" in gives:
+            metric = "dsb2018"
+        elif "classes" in makes:
+            metric = "semantic"
+    layer = next((name for name in _LAYERS[metric] if name in makes), None)
+    if layer is None:
+        wanted = " or ".join(_LAYERS[metric])
+        raise UsageError(
+            f"metric {metric}: the recipe makes no {wanted}; it makes {', '.join(makes)}; add steps behind "
+            f"`{config.trains}` that do, such as `threshold` and `components`"
+        )
+    if metric in ("dsb2018", "instances") and "labels" not in gives:
+        raise UsageError(f"metric {metric}: the data set holds no objects, only {', '.join(gives) or 'boxes'}")
+    return PROTOCOLS[metric], layer

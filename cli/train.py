@@ -1,0 +1,227 @@
+"""`cellkit train`: train the network of a recipe's step by a config."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import load_plugins
+
+if TYPE_CHECKING:
+    from cellkit.train.config import TrainConfig
+    from cellkit.train.loop import Report
+
+_SECONDS_BETWEEN_LINES = 10.0
+_UNITS = {"h": 3600, "m": 60, "s": 1, "": 1}
+
+
+@click.command("train", short_help="Train the network of a recipe's step.")
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--data", type=click.Path(exists=True, path_type=Path), metavar="DIR", help="Images and truth, instead of those the config names.")  # fmt: skip # noqa: E501
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.  [default: the config's name beside it]")  # fmt: skip # noqa: E501
+@click.option("--resume", is_flag=True, help="Go on from the last finished epoch of the run.")
+@click.option("--time-limit", metavar="TIME", help="Stop cleanly within this time, e.g. 9m or 1h30m; --resume goes on.")
+@click.option("--device", default="auto", metavar="DEVICE", help="Where to train: auto, cpu, cuda or cuda:N.")
+@click.option("--with", "plugins", multiple=True, metavar="FILE.py", help="Load stages or architectures of your own.")
+@click.option("--check", is_flag=True, help="Only check the config, and say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
+def train_command(ctx: click.Context, config: Path, out: Path | None, **given: Any) -> None:
+    """Train by CONFIG, which names a recipe and the step whose network is trained.
+
+    The folder of the run holds model.safetensors (the best weights with their card), config.yaml, log.csv and the
+    checkpoints last.ckpt and best.ckpt, of which --resume takes the last.
+
+    Exit code 0: done, or stopped by --time-limit; 1: the loss is no longer a number, last.ckpt remains; 2: wrong config
+    or usage; 130: stopped, --resume goes on.
+
+    \b
+    Example:
+      cellkit train nuclei.yaml --data dsb2018 -o nuclei-run --time-limit 1h
+    """
+    load_plugins(given["plugins"])
+    limit = _seconds(given["time_limit"])
+    from cellkit.train.config import read_config
+
+    checked = read_config(config)
+    for fault in checked.warnings:
+        click.echo(f"note: {fault}", err=True)
+    if given["check"]:
+        _print_plan(checked, given["data"])
+        return
+    from cellkit.train.dense import Diverged
+    from cellkit.train.loop import train
+
+    folder = out if out is not None else config.with_suffix("")
+    show = _Lines() if given["as_json"] or not sys.stderr.isatty() else _Bar()
+    try:
+        with show:
+            report = train(
+                checked, folder, data=given["data"], resume=given["resume"], time_limit=limit, device=given["device"],
+                show=show,
+            )  # fmt: skip
+    except Diverged as error:
+        click.echo(f"cellkit: {error}", err=True)
+        ctx.exit(1)
+    except KeyboardInterrupt:
+        click.echo("cellkit: stopped; the same command with --resume goes on from the last finished epoch", err=True)
+        ctx.exit(130)
+    if given["as_json"]:
+        import json
+
+        click.echo(json.dumps(_summary(report), indent=2, allow_nan=False))
+    else:
+        _print(report)
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return the seconds that a text such as ``9m``, ``1h30m`` or ``90`` stands for."""
+    from cellkit.core import UsageError
+
+    if text is None:
+        return None
+    plain = text.strip().lower().replace(" ", "")
+    found = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", plain)
+    if not found or "".join(map("".join, found)) != plain:
+        raise UsageError(f"--time-limit {text}: wanted a time such as 9m, 90s or 1h30m")
+    total = sum(float(number) * _UNITS[unit] for number, unit in found)
+    if not total > 0:
+        raise UsageError(f"--time-limit {text}: wanted more than no time")
+    return total
+
+
+def _print_plan(config: TrainConfig, data: Path | None) -> None:
+    from cellkit.train.losses import loss_terms
+
+    loop, model = config.loop, config.model
+    terms = loss_terms(config.loss, model.head, model.outputs)
+    rows = {
+        "recipe": f"{config.recipe.name or 'without a name'}, step {config.trains}, behind "
+        f"{', '.join(step.label for step in config.prefix) or 'no step'}",
+        "network": f"{model.architecture}, {model.channels} channels, {model.head}: {', '.join(model.outputs)}",
+        "loss": " + ".join(f"{term.weight:g} {term.name}({', '.join(term.channels) or 'all'})" for term in terms),
+        "optimiser": _named(config.optimiser),
+        "schedule": f"{_named(config.schedule)} over {config.steps:,} steps",
+        "crops": f"{loop.epochs:,} epochs of {loop.steps:,} batches of {loop.batch} crops of {loop.crop} px: "
+        f"{loop.epochs * loop.steps * loop.batch:,} crops",
+    }
+    if data is not None or config.data.folder:
+        from cellkit.train.pictures import open_parts
+
+        rows["data"] = open_parts(config, data).about
+    for name, text in rows.items():
+        click.echo(f"{name:<10}{text}")
+    click.echo("The config is sound.")
+
+
+def _named(what: tuple[str, Mapping[str, Any]]) -> str:
+    name, parameters = what
+    given = ", ".join(f"{key} {value}" for key, value in parameters.items())
+    return f"{name} ({given})" if given else name
+
+
+class _Lines:
+    """Plain lines on standard error where there is no terminal: one an epoch, and some in between."""
+
+    def __init__(self) -> None:
+        self.epochs = self.steps = self.done = 0
+        self.last = self.began = time.perf_counter()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def start(self, epochs: int, steps: int, done: int) -> None:
+        self.epochs, self.steps, self.done = epochs, steps, done
+        self.began = time.perf_counter()
+        self.note(f"{epochs - done:,} epochs of {steps:,} steps to go" if done else f"{epochs:,} epochs of {steps:,} steps")  # fmt: skip # noqa: E501
+
+    def step(self, epoch: int, step: int) -> None:
+        now = time.perf_counter()
+        if now - self.last >= _SECONDS_BETWEEN_LINES and step < self.steps:
+            self.last = now
+            self.note(f"epoch {epoch:,} of {self.epochs:,}: step {step:,} of {self.steps:,}{self.left(epoch, step)}")
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self.last = time.perf_counter()
+        score = f", score {row['score']:.4f}" if "score" in row else ""
+        left = self.left(int(row["epoch"]) + 1, 0)
+        self.note(f"epoch {row['epoch']:,} of {self.epochs:,}: loss {row['loss']:.4f}{score}{left}")
+
+    def left(self, epoch: int, step: int) -> str:
+        """Return the time that is left at the speed so far, as ``, 90 s left``."""
+        done = (epoch - 1 - self.done) * self.steps + step
+        total = (self.epochs - self.done) * self.steps
+        if not 0 < done < total:
+            return ""
+        return f", {(time.perf_counter() - self.began) / done * (total - done):,.0f} s left"
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+class _Bar(_Lines):
+    """A live bar on standard error, and a line an epoch above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        super().__init__()
+        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.progress.add_task("steps", total=None, text="reading the images")
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def step(self, epoch: int, step: int) -> None:
+        text = f"epoch {epoch:,} of {self.epochs:,}{self.left(epoch, step)}"
+        done = (epoch - 1) * self.steps + step
+        self.progress.update(self.task, completed=done, total=self.epochs * self.steps, text=text)
+
+    def note(self, text: str) -> None:
+        from rich.markup import escape
+
+        self.progress.console.print(escape(text), highlight=False)
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    return {
+        "folder": str(report.folder),
+        "epochs": report.epochs,
+        "finished": report.finished,
+        "reason": report.reason,
+        "best": report.best if report.best == report.best else None,  # NaN is no JSON
+        "figures": dict(report.figures),
+        "notes": list(report.notes),
+    }
+
+
+def _print(report: Report) -> None:
+    if not report.finished:
+        click.echo(f"stopped by the time limit after epoch {report.epochs:,}; --resume goes on")
+        return
+    click.echo(f"done after epoch {report.epochs:,} ({report.reason}): {report.folder / 'model.safetensors'}")
+    for name, one in report.figures.get("validation", {}).items():
+        sure = "" if one["low"] is None else f" (95 % interval {one['low']:.4f} to {one['high']:.4f})"
+        value = "undefined" if one["value"] is None else f"{one['value']:.4f}"
+        click.echo(f"  {name}: {one['score']} {value}{sure} on {one['images']:,} images")
+        for column, values in one.items():
+            if column.startswith("by_"):
+                for key, part in values.items():
+                    click.echo(f"    {key}: {part['value']:.4f} on {part['images']:,}")
+    for note in report.notes[:10]:
+        click.echo(f"note: {note}")
