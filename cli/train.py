@@ -112,7 +112,7 @@ def _print_plan(config: TrainConfig, data: Path | None) -> None:
         f"{loop.epochs * loop.steps * loop.batch:,} crops",
     }
     if data is not None or config.data.folder:
-        from cellkit.train.pictures import open_parts
+        from cellkit.train.parts import open_parts
 
         rows["data"] = open_parts(config, data).about
     for name, text in rows.items():

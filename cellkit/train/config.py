@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from cellkit.core import Recipe, Span, Step, UsageError
+from cellkit.core import Recipe, RecipeError, Span, Step, UsageError
 from cellkit.core.check import bind
 from cellkit.core.errors import CellkitError, Fault, suggest
 from cellkit.core.recipe import YamlFault, load_yaml, parse, text_of
 from cellkit.core.stage import Parameter, read_parameters
 from cellkit.models.architecture import architectures
 from cellkit.models.card import FIXED_CLASSES
+from cellkit.train._preprocessing import preprocessing
 from cellkit.train.losses import DEFAULT_LOSSES, loss_faults
 from cellkit.train.optimisers import OPTIMISERS
 from cellkit.train.schedules import SCHEDULES
@@ -27,6 +28,7 @@ _TOP = (
     "cellkit_train", "name", "recipe", "trains", "data", "model", "targets", "loss", "optimiser", "schedule",
     "augment", "loop", "metric", "baseline", "licence",
 )  # fmt: skip
+_FRAMES = ("tile", "pad", "resize")
 METRICS = ("auto", "dsb2018", "instances", "pixel", "semantic")
 """What may decide which checkpoint is the best; see `TrainConfig`."""
 
@@ -343,8 +345,12 @@ def _recipe(data: Mapping[str, Any], folder: Path, faults: list[Fault]) -> tuple
             Fault("trains", f"the recipe has no step {trains!r}", suggest(trains, _labels(recipe.steps)) or labels)
         )
         return recipe, trains, ()
-    if prefix:
-        found += bind(Recipe(steps=prefix)).faults
+    try:
+        preprocessing(recipe, trains)
+    except RecipeError as error:
+        found += error.faults
+    except UsageError as error:
+        found.append(Fault("trains", str(error)))
     faults += [Fault(f"recipe {fault.where}", fault.message, fault.fix, fault.warning) for fault in found]
     return recipe, trains, prefix
 
@@ -352,11 +358,12 @@ def _recipe(data: Mapping[str, Any], folder: Path, faults: list[Fault]) -> tuple
 def _before(steps: tuple[Step, ...], label: str) -> tuple[Step, ...] | None:
     """Return the steps before the one called `label`; those around it that only cut into tiles are left out."""
     for index, step in enumerate(steps):
-        if step.label == label:
+        if step.label == label and step.stage not in _FRAMES:
             return steps[:index]
         inner = _before(step.steps, label)
         if inner is not None:
-            return (*steps[:index], *inner)
+            around = (replace(step, steps=inner),) if step.stage == "resize" else inner
+            return (*steps[:index], *around)
     return None
 
 

@@ -33,14 +33,13 @@ class Diverged(CellkitError):
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack samples: `image` (n, c, y, x), `name` (a list), and what `target_maps` gave, as tensors."""
-    return {
-        key: [str(sample[key]) for sample in samples]
-        if key == "name"
-        else torch.from_numpy(np.stack([sample[key] for sample in samples]))
-        for key in samples[0]
-        if key not in ("labels", "index")
+    """Stack samples: `image` (n, c, y, x), and what `target_maps` gave, as tensors; `name` as a list."""
+    stacked = {
+        key: torch.stack([sample[key] for sample in samples])
+        for key, value in samples[0].items()
+        if isinstance(value, Tensor) and key != "labels"
     }
+    return {**stacked, "name": [str(sample["name"]) for sample in samples]}
 
 
 def build_network(config: TrainConfig) -> nn.Module:

@@ -104,8 +104,8 @@ class Keeper(lightning.Callback):
             row |= {"score": found.value, "low": found.low, "high": found.high}
             for text in failed[:3]:
                 self.show.note(f"validation: {text}")
-            better = not found.value <= task.best if math.isfinite(found.value) else False
-            task.waited = 0 if better else task.waited + 1
+            task.waited = 0 if found.value > task.best else task.waited + 1
+            better = found.value >= task.best  # of equal ones the later, which has seen more
             task.best = found.value if better else task.best
             if task.schedule is not None:
                 task.schedule.observe(found.value)

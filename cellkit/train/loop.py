@@ -14,17 +14,18 @@ from typing import Any
 
 import lightning
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from cellkit.core import UsageError
 from cellkit.core.recipe import Recipe, dump, load_yaml
 from cellkit.io import atomic
 from cellkit.models import Card, measure_context, save_model
-from cellkit.models.device import choose_device, choose_precision, parse_memory
+from cellkit.models.device import choose_device, choose_precision
 from cellkit.train.config import TrainConfig
+from cellkit.train.crops import EpochSampler, start_worker
 from cellkit.train.dense import STATE, DenseTask, build_network, collate
 from cellkit.train.keeper import BEST, LAST, Clock, Keeper, Show, Silent, TimeUp
-from cellkit.train.pictures import Crops, Parts, Pictures, open_parts
+from cellkit.train.parts import Crops, Parts, open_crops, open_parts
 from cellkit.train.validate import Validator, figures
 
 __all__ = ["Report", "Show", "train"]
@@ -49,23 +50,6 @@ class Report:
     best: float
     figures: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-class _Order(Sampler[int]):
-    """The numbers of the crops of one epoch after another."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.count = config.loop.steps * config.loop.batch
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.count, (self.epoch + 1) * self.count))
-
-    def __len__(self) -> int:
-        return self.count
 
 
 def train(
@@ -93,7 +77,7 @@ def train(
     if state is not None:
         _refuse_other(state, config, out)
     parts = open_parts(config, data)
-    pictures = Pictures(config, parts.train, parts.gives, parse_memory(config.data.cache))
+    crops = open_crops(config, parts)
     out.mkdir(parents=True, exist_ok=True)
     task = DenseTask(config, build_network(config), out)
     card = _draft(config, task.kept(), parts)
@@ -106,8 +90,8 @@ def train(
         done = len(task.history)
         show.start(config.loop.epochs, config.loop.steps, done)
         if done < config.loop.epochs and not keeper.over():
-            pictures.load()
-            _fit(task, Crops(pictures), keeper, place, out / LAST if state is not None else None)
+            crops.pictures.fill()
+            _fit(task, crops, keeper, place, out / LAST if state is not None else None)
         return _ended(task, keeper, validator, show)
 
 
@@ -118,11 +102,11 @@ def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, ch
     loader: Any = DataLoader(
         crops,
         batch_size=config.loop.batch,
-        sampler=_Order(config),
+        sampler=EpochSampler(len(crops)),
         num_workers=config.loop.workers,
         collate_fn=collate,
         pin_memory=cuda,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=False,
     )
     trainer = lightning.Trainer(
@@ -146,13 +130,6 @@ def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, ch
         trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=True)
     except TimeUp:
         keeper.reason = "time limit"
-
-
-def _start_worker(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
 
 
 def _precision(config: TrainConfig, device: torch.device) -> Any:

@@ -1,0 +1,117 @@
+"""The data of a training: the parts of a data set, and the crops that a config asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cellkit.core import StageError, UsageError
+from cellkit.io.datasets import Dataset, Pair, open_dataset
+from cellkit.models.device import parse_memory
+from cellkit.train.augment import Augmentation
+from cellkit.train.config import TrainConfig
+from cellkit.train.crops import CropRules, DenseTargets, Pictures, TrainingCrops, TruthKind, preprocessing
+from cellkit.train.splits import Split, balanced_weights, hold_out, read_split, split_of
+
+__all__ = ["Crops", "Parts", "open_crops", "open_parts"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images to train on and those to validate on; what they are, in words, is for the card."""
+
+    folder: Path
+    train: tuple[Pair, ...]
+    val: tuple[Pair, ...]
+    gives: tuple[str, ...]
+    about: str
+
+
+def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
+    """Open the data set of `config` (or that in `folder`) and part it; no pixel is read.
+
+    Raises `UsageError` where there is none, or a part is empty, `FormatError` where a split cuts a group.
+    """
+    if folder is None and not config.data.folder:
+        raise UsageError("data.folder: no data set is named; say `data: {folder: DIR}`, or --data DIR")
+    where = Path(folder) if folder is not None else config.folder / config.data.folder
+    rules = config.data
+    dataset = open_dataset(where, layout=rules.layout, allow_missing=True)  # type: ignore[arg-type]
+    split, told = _split(dataset, config)
+    train, val = split.part(rules.train).pairs(dataset), split.part(rules.val).pairs(dataset)
+    if rules.balance:
+        split.values(rules.balance)  # a column that is not there is told before anything is read
+    gives = tuple(kind for kind in ("labels", "classes") if all(kind in pair.truth.gives for pair in (*train, *val)))
+    if not gives:
+        raise UsageError(f"{where}: holds {dataset.kind}, which dense networks cannot learn from")
+    about = f"{where.resolve().name}: {len(train):,} images to train on, {len(val):,} to validate on; {told}"
+    return Parts(where, train, val, gives, about)
+
+
+def _split(dataset: Dataset, config: TrainConfig) -> tuple[Split, str]:
+    """Return parts and groups of the images, and what to say of them."""
+    import hashlib
+
+    name = config.data.split
+    path = config.folder / name if name and (config.folder / name).is_file() else dataset.folder / (name or "split.csv")
+    if name and not path.is_file():
+        raise UsageError(f"data.split: there is no {config.folder / name}, nor {path}")
+    if path.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        split, told = read_split(path), f"split file {path.name}, sha256 {digest}"
+    else:
+        split, told = split_of(dataset), "parts as the data set has them"
+    if not any(row.part for row in split):
+        share = hold_out(split, stratify=config.data.balance, seed=config.loop.seed)
+        names = {"train": config.data.train, "val": config.data.val}
+        split = replace(share, rows=tuple(replace(row, part=names[row.part]) for row in share))
+        told = f"a fifth of the groups drawn for validation with seed {config.loop.seed}"
+    return split, told
+
+
+def open_crops(config: TrainConfig, parts: Parts) -> Crops:
+    """Return the crops that `config` draws from the images to train on, with the targets of its head.
+
+    Raises `UsageError` where the truth is not what the head learns from.
+    """
+    model, loop = config.model, config.loop
+    count = len(model.outputs) - (model.head == "softmax") if model.head in ("sigmoid", "softmax") else 1
+    truth: TruthKind = "classes" if count > 1 or "labels" not in parts.gives else "labels"
+    if truth == "classes" and model.head in ("border", "distance"):
+        raise UsageError(f"model.head: {model.head} needs objects; the data set has classes of pixels alone")
+    if truth not in parts.gives:
+        raise UsageError(f"model.classes: {count} classes need class images; the data set has objects of one class")
+    memory = parse_memory(config.data.cache)
+    pictures = Pictures(parts.train, preprocessing(config.recipe, config.trains), truth=truth, memory=memory)
+    column = config.data.balance
+    weights = balanced_weights([pair.fields.get(column, "") for pair in parts.train]) if column else None
+    rules = CropRules(
+        height=loop.crop, width=loop.crop, count=loop.steps * loop.batch, objects=config.data.objects, seed=loop.seed
+    )
+    augmentation = Augmentation(config.augment, mirrored="same" if truth == "classes" else "objects")
+    targets = DenseTargets(model.head, config.targets, count)
+    crops = Crops(pictures, rules, augmentation, targets=targets, weights=weights)
+    crops.channels = model.channels
+    return crops
+
+
+class Crops(TrainingCrops):
+    """Crops whose images are sure to be what the network takes."""
+
+    channels = 0
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        item = super().__getitem__(key)
+        image, name = item["image"], item["name"]
+        if self.channels and image.shape[0] != self.channels:
+            given = image.shape[0]
+            raise StageError(
+                f"{name}: before the trained step the image has {given} channels, model.channels is {self.channels}; "
+                f"set `model: {{channels: {given}}}`, or put a step such as `grayscale` before"
+            )
+        if image.dtype != torch.float32:
+            item["image"] = image.float()
+        return item
