@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "report": {"core", "formats", "metrics"},
     "tune": {"core", "metrics", "io", "engine", "formats"},
     "recipes": set(),
-    "train": {"core", "grid", "models", "metrics", "io", "engine", "formats"},
+    "train": {"core", "grid", "models", "metrics", "io", "engine", "formats", "report"},
 }
 
 

@@ -194,6 +194,7 @@ def test_crops_hang_on_seed_epoch_and_index_alone(dataset):
     assert not torch.equal(make(6)[0, 2]["image"], every[0, 2]["image"])
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of Python 3.12 on, where it forks
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_give_the_same_crops_and_leave_the_cache_alone(dataset, method):
     if method not in torch.multiprocessing.get_all_start_methods():
