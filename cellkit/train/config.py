@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from cellkit.core import Recipe, RecipeError, Span, Step, UsageError
-from cellkit.core.check import bind
+from cellkit.core import Recipe, Span, Step, UsageError
 from cellkit.core.errors import CellkitError, Fault, suggest
-from cellkit.core.recipe import YamlFault, load_yaml, parse, text_of
+from cellkit.core.recipe import YamlFault, dump, load_yaml
 from cellkit.core.stage import Parameter, read_parameters
-from cellkit.models.architecture import architectures
-from cellkit.models.card import FIXED_CLASSES
-from cellkit.train._preprocessing import preprocessing
+from cellkit.io.datasets import LAYOUTS
+from cellkit.models.architecture import architectures, find
+from cellkit.models.card import FIXED_CLASSES, Card
+from cellkit.models.device import parse_memory
+from cellkit.models.store import find_model
+from cellkit.train._recipes import read_baseline, read_recipe
 from cellkit.train.losses import DEFAULT_LOSSES, loss_faults
 from cellkit.train.optimisers import OPTIMISERS
 from cellkit.train.schedules import SCHEDULES
+from cellkit.train.standin import faults_of, standing_in
 from cellkit.train.targets import TargetRules
 
 __all__ = ["ConfigError", "DataRules", "LoopRules", "ModelRules", "TrainConfig", "parse_config", "read_config"]
@@ -28,7 +31,6 @@ _TOP = (
     "cellkit_train", "name", "recipe", "trains", "data", "model", "targets", "loss", "optimiser", "schedule",
     "augment", "loop", "metric", "baseline", "licence",
 )  # fmt: skip
-_FRAMES = ("tile", "pad", "resize")
 METRICS = ("auto", "dsb2018", "instances", "pixel", "semantic")
 """What may decide which checkpoint is the best; see `TrainConfig`."""
 
@@ -151,6 +153,24 @@ class TrainConfig:
         return {key: repr(value) for key, value in parts.items()}
 
     @property
+    def plain_card(self) -> Card:
+        """The card of the network, as far as it is known before it is trained."""
+        model = self.model
+        steps: Any = load_yaml(dump(Recipe(steps=self.prefix)))["steps"] if self.prefix else []
+        return Card(
+            name=self.name,
+            architecture=model.architecture,
+            task="dense",
+            channels=model.channels,
+            classes=model.outputs,
+            head=model.head,
+            parameters=find(model.architecture).complete(model.parameters),
+            recipe=tuple(steps),
+            licence=self.licence,
+            obtain="`cellkit train` with the config it was trained by",
+        )
+
+    @property
     def steps(self) -> int:
         """The steps of the optimiser in the whole training."""
         return self.loop.epochs * -(-self.loop.steps // self.loop.accumulate)
@@ -186,12 +206,13 @@ def parse_config(text: str, folder: Path = Path()) -> tuple[TrainConfig | None, 
             )
     if data.get("cellkit_train", _VERSION) != _VERSION:
         faults.append(Fault("cellkit_train", f"version {data['cellkit_train']!r} is not known", "write 1"))
-    recipe, trains, prefix = _recipe(data, folder, faults)
+    recipe, trains, prefix = read_recipe(data, folder, faults)
     model = _section(ModelRules, data.get("model"), "model", faults)
     _check_model(model, faults)
     targets = _targets(data.get("targets"), faults)
     loss = data.get("loss", DEFAULT_LOSSES[model.head])
-    faults += loss_faults(loss, model.head, model.outputs)
+    if not any(fault.where == "model.head" for fault in faults):
+        faults += loss_faults(loss, model.head, model.outputs)
     augment = data.get("augment", [])
     faults += _augment_faults(augment)
     config = TrainConfig(
@@ -208,13 +229,43 @@ def parse_config(text: str, folder: Path = Path()) -> tuple[TrainConfig | None, 
         augment=augment,
         loop=_section(LoopRules, data.get("loop"), "loop", faults),
         metric=_metric(data.get("metric", "auto"), faults),
-        baseline=_baseline(data.get("baseline"), folder, faults),
+        baseline=read_baseline(data.get("baseline"), folder, faults),
         licence=_plain(data.get("licence", ""), "licence", faults),
         folder=folder,
         text=text,
         warnings=tuple(fault for fault in faults if fault.warning),
     )
+    _check_together(config, faults)
     return (None if any(not fault.warning for fault in faults) else config), faults
+
+
+def _check_together(config: TrainConfig, faults: list[Fault]) -> None:
+    """Look at what hangs on several sections, where each by itself is right."""
+    if any(not fault.warning for fault in faults):
+        return
+    divisor = find(config.model.architecture).divisor(config.plain_card.parameters)
+    if config.loop.crop % divisor:
+        near = max(divisor, round(config.loop.crop / divisor) * divisor)
+        faults.append(Fault("loop.crop", f"{config.loop.crop} is no multiple of {divisor}", f"e.g. {near}"))
+    if config.model.start:
+        here = config.folder / config.model.start
+        try:
+            find_model(str(here) if here.exists() else config.model.start)
+        except CellkitError as error:
+            faults.append(Fault("model.start", str(error)))
+    try:
+        parse_memory(config.data.cache)
+    except UsageError as error:
+        faults.append(Fault("data.cache", str(error)))
+    if config.data.layout not in ("auto", *LAYOUTS):
+        fix = suggest(config.data.layout, LAYOUTS) or f"layouts: auto, {', '.join(LAYOUTS)}"
+        faults.append(Fault("data.layout", f"no layout is called {config.data.layout!r}", fix))
+    try:
+        with standing_in(config.recipe, config.trains, config.plain_card) as (bound, _):
+            found = faults_of(bound)
+    except UsageError as error:
+        found = [Fault("trains", str(error))]
+    faults += [Fault(f"recipe {fault.where}", fault.message, fault.fix) for fault in found]
 
 
 S = TypeVar("S", DataRules, ModelRules, LoopRules)
@@ -255,6 +306,7 @@ def _check_model(model: ModelRules, faults: list[Fault]) -> None:
         faults.append(
             Fault("model.architecture", f"{model.architecture} finds {spec.task}; this trains dense networks")
         )
+        return
     if not isinstance(model.parameters, Mapping):
         faults.append(Fault("model.parameters", f"wanted a mapping, got {model.parameters!r}"))
         return
@@ -262,6 +314,8 @@ def _check_model(model: ModelRules, faults: list[Fault]) -> None:
         spec.complete(model.parameters)
     except UsageError as error:
         faults.append(Fault("model.parameters", str(error)))
+    if any(fault.where == "model.head" for fault in faults):
+        return  # what else there is to say hangs on the head
     if model.head in FIXED_CLASSES and model.classes:
         faults.append(Fault("model.classes", f"head {model.head} has its own: {', '.join(FIXED_CLASSES[model.head])}"))
     if model.head not in FIXED_CLASSES and not model.classes:
@@ -306,66 +360,3 @@ def _metric(value: Any, faults: list[Fault]) -> str:
     fix = suggest(str(value), METRICS) or f"known: {', '.join(METRICS)}"
     faults.append(Fault("metric", f"no score is called {value!r}", fix))
     return "auto"
-
-
-def _baseline(source: Any, folder: Path, faults: list[Fault]) -> Recipe | None:
-    if source is None:
-        return None
-    if not isinstance(source, str):
-        faults.append(Fault("baseline", f"wanted a recipe, got {source!r}", "baseline: nuclei-classical"))
-        return None
-    here = folder / source
-    try:
-        recipe, found = parse(text_of(here if here.is_file() else source))
-    except UsageError as error:
-        faults.append(Fault("baseline", str(error)))
-        return None
-    found += bind(recipe).faults
-    faults += [Fault(f"baseline {fault.where}", fault.message, fault.fix, fault.warning) for fault in found]
-    return recipe
-
-
-def _recipe(data: Mapping[str, Any], folder: Path, faults: list[Fault]) -> tuple[Recipe, str, tuple[Step, ...]]:
-    source, trains = data.get("recipe"), data.get("trains", "predict")
-    if not isinstance(source, str) or not isinstance(trains, str):
-        faults.append(
-            Fault("recipe", "wanted the recipe that runs the network: a file or a shipped one", "recipe: my.yaml")
-        )
-        return Recipe(), "", ()
-    here = folder / source
-    try:
-        recipe, found = parse(text_of(here if here.is_file() else source))
-    except UsageError as error:
-        faults.append(Fault("recipe", str(error)))
-        return Recipe(), trains, ()
-    prefix = _before(recipe.steps, trains)
-    if prefix is None:
-        labels = ", ".join(_labels(recipe.steps))
-        faults.append(
-            Fault("trains", f"the recipe has no step {trains!r}", suggest(trains, _labels(recipe.steps)) or labels)
-        )
-        return recipe, trains, ()
-    try:
-        preprocessing(recipe, trains)
-    except RecipeError as error:
-        found += error.faults
-    except UsageError as error:
-        found.append(Fault("trains", str(error)))
-    faults += [Fault(f"recipe {fault.where}", fault.message, fault.fix, fault.warning) for fault in found]
-    return recipe, trains, prefix
-
-
-def _before(steps: tuple[Step, ...], label: str) -> tuple[Step, ...] | None:
-    """Return the steps before the one called `label`; those around it that only cut into tiles are left out."""
-    for index, step in enumerate(steps):
-        if step.label == label and step.stage not in _FRAMES:
-            return steps[:index]
-        inner = _before(step.steps, label)
-        if inner is not None:
-            around = (replace(step, steps=inner),) if step.stage == "resize" else inner
-            return (*steps[:index], *around)
-    return None
-
-
-def _labels(steps: tuple[Step, ...]) -> list[str]:
-    return [name for step in steps for name in (step.label, *_labels(step.steps))]

@@ -105,7 +105,7 @@ class DenseTask(lightning.LightningModule):
         logits = self.network(image)
         loss = self.criterion(logits, {key: value for key, value in batch.items() if key not in ("image", "name")})
         if not bool(torch.isfinite(loss)):
-            raise Diverged(self._tell(batch, float(loss)))
+            raise Diverged(self._tell(batch, float(loss.detach())))
         for key, value in {"loss": loss.detach(), **self.criterion.parts}.items():
             self._sums[key] = self._sums[key] + value if key in self._sums else value.clone()
         self._batches += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from cellkit.core import UsageError
-from cellkit.core.recipe import Recipe, dump, load_yaml
 from cellkit.io import atomic
 from cellkit.models import Card, measure_context, save_model
 from cellkit.models.device import choose_device, choose_precision
@@ -25,7 +25,7 @@ from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
 from cellkit.train.dense import STATE, DenseTask, build_network, collate
 from cellkit.train.keeper import BEST, LAST, Clock, Keeper, Show, Silent, TimeUp
-from cellkit.train.parts import Crops, Parts, open_crops, open_parts
+from cellkit.train.parts import Crops, open_crops, open_parts
 from cellkit.train.validate import Validator, figures
 
 __all__ = ["Report", "Show", "train"]
@@ -73,6 +73,7 @@ def train(
     started = time.monotonic()
     out, show = Path(out), show or Silent()
     place = choose_device(device)
+    _dtype(config, place)  # a precision that the device has not is told before anything is read
     state = _checkpoint(out, resume)
     if state is not None:
         _refuse_other(state, config, out)
@@ -80,7 +81,8 @@ def train(
     crops = open_crops(config, parts)
     out.mkdir(parents=True, exist_ok=True)
     task = DenseTask(config, build_network(config), out)
-    card = _draft(config, task.kept(), parts)
+    about = f"{parts.about}; config sha256 {config.digest}"
+    card = measure_context(task.kept(), replace(config.plain_card, data=about))
     with Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
         with atomic(out / CONFIG) as temporary:
             temporary.write_text(config.text, encoding="utf-8", newline="")
@@ -107,7 +109,7 @@ def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, ch
         collate_fn=collate,
         pin_memory=cuda,
         worker_init_fn=start_worker,
-        persistent_workers=False,
+        persistent_workers=config.loop.workers > 0,
     )
     trainer = lightning.Trainer(
         accelerator="gpu" if cuda else "cpu",
@@ -126,10 +128,14 @@ def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, ch
         num_sanity_val_steps=0,
     )
     task.network.to(memory_format=torch.channels_last)
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=True)
     except TimeUp:
         keeper.reason = "time limit"
+    except SystemExit as error:  # into which Lightning turns Ctrl-C, deaf to it from then on
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from error
 
 
 def _precision(config: TrainConfig, device: torch.device) -> Any:
@@ -195,26 +201,6 @@ def _scored(task: DenseTask, validator: Validator, show: Show) -> tuple[dict[str
         }
         notes += [f"baseline: failed: {text}" for text in failed]
     return scores, notes, precision
-
-
-def _draft(config: TrainConfig, network: torch.nn.Module, parts: Parts) -> Card:
-    """Return the card of the network, but for what only the trained weights can tell."""
-    model = config.model
-    prefix: Any = load_yaml(dump(Recipe(steps=config.prefix)))["steps"] if config.prefix else []
-    card = Card(
-        name=config.name,
-        architecture=model.architecture,
-        task="dense",
-        channels=model.channels,
-        classes=model.outputs,
-        head=model.head,
-        parameters=dict(model.parameters),
-        recipe=tuple(prefix),
-        data=f"{parts.about}; config sha256 {config.digest}",
-        licence=config.licence,
-        obtain="`cellkit train` with the config it was trained by",
-    )
-    return measure_context(network, card)
 
 
 def _checkpoint(out: Path, resume: bool) -> dict[str, Any] | None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from cellkit.core import Recipe, UsageError
-from cellkit.core.check import BoundStep, Plan, bind
+from cellkit.core.check import BoundStep, Plan, plan
 from cellkit.core.errors import CellkitError, RecipeError
 from cellkit.engine.execute import execute
 from cellkit.engine.networks import Networks
@@ -26,6 +25,7 @@ from cellkit.models.inference import fold_norms
 from cellkit.models.runtime import Network, Options
 from cellkit.models.torch_backend import TorchBackend
 from cellkit.train.config import TrainConfig
+from cellkit.train.standin import faults_of, standing_in
 
 __all__ = ["Validator", "figures"]
 
@@ -58,14 +58,11 @@ class Validator:
         self, config: TrainConfig, pairs: Sequence[Pair], gives: Sequence[str], card: Card, device: torch.device
     ) -> None:
         self.config, self.pairs, self.gives, self.card, self.device = config, tuple(pairs), tuple(gives), card, device
-        self._folder = tempfile.TemporaryDirectory(prefix="cellkit-train-")
-        # A card without weights: all that binding the recipe asks of a model.
-        path = Path(self._folder.name) / "model"
-        path.mkdir()
-        (path / "card.json").write_text(card.dump(), encoding="utf-8")
-        self._model = str(path)
-        recipe = replace(config.recipe.set(f"{config.trains}.model", self._model), outputs=())
-        self.plan = _bound(recipe)
+        self._stack = ExitStack()
+        self.plan, self._model = self._stack.enter_context(standing_in(config.recipe, config.trains, card))
+        wrong = faults_of(self.plan)
+        if wrong:
+            raise RecipeError(wrong)
         self.protocol, self.layer = _chosen(config.metric, self.plan, self.gives, config)
         self.workers = os.cpu_count() or 1
 
@@ -73,7 +70,7 @@ class Validator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._stack.close()
 
     def score(self, network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Report, list[str]]:
         """Return the report on `network`, which is changed, and why images failed that did (counted as all wrong)."""
@@ -95,7 +92,7 @@ class Validator:
 
         Raises `UsageError` where it does not make what is scored.
         """
-        bound = _bound(replace(recipe, outputs=()))
+        bound = plan(replace(recipe, outputs=()))
         if self.layer not in bound.layers:
             raise UsageError(f"baseline: {recipe.name or 'the recipe'} makes no {self.layer}, which is what is scored")
         options = Options(str(self.device))
@@ -155,14 +152,6 @@ def _number(value: float) -> float | None:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def _bound(recipe: Recipe) -> Plan:
-    bound = bind(recipe)
-    wrong = [fault for fault in bound.faults if not fault.warning]
-    if wrong:
-        raise RecipeError(wrong)
-    return bound
 
 
 def _chosen(metric: str, bound: Plan, gives: Sequence[str], config: TrainConfig) -> tuple[Protocol, str]:
