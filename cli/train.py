@@ -29,6 +29,7 @@ _UNITS = {"h": 3600, "m": 60, "s": 1, "": 1}
 @click.option("--time-limit", metavar="TIME", help="Stop cleanly within this time, e.g. 9m or 1h30m; --resume goes on.")
 @click.option("--device", default="auto", metavar="DEVICE", help="Where to train: auto, cpu, cuda or cuda:N.")
 @click.option("--with", "plugins", multiple=True, metavar="FILE.py", help="Load stages or architectures of your own.")
+@click.option("--show-batch", "sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="PAGE.html", help="Only write a page of crops as the network will see them.")  # fmt: skip # noqa: E501
 @click.option("--check", is_flag=True, help="Only check the config, and say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
@@ -42,6 +43,19 @@ def train_command(ctx: click.Context, config: Path, out: Path | None, **given: A
     or usage; 130: stopped, --resume goes on.
 
     \b
+    A config:
+      cellkit_train: 1
+      recipe: my-recipe.yaml        # the steps before the trained one are the preprocessing
+      trains: predict
+      data: {folder: dsb2018, balance: modality}
+      model: {architecture: unet-compact, head: distance}
+      optimiser: {name: adamw, rate: 0.003}
+      schedule: one_cycle
+      augment: full
+      baseline: nuclei-classical
+      loop: {epochs: 50, steps: 200, batch: 8, crop: 256}
+
+    \b
     Example:
       cellkit train nuclei.yaml --data dsb2018 -o nuclei-run --time-limit 1h
     """
@@ -52,6 +66,12 @@ def train_command(ctx: click.Context, config: Path, out: Path | None, **given: A
     checked = read_config(config)
     for fault in checked.warnings:
         click.echo(f"note: {fault}", err=True)
+    if given["sheet"] is not None:
+        from cellkit.train.parts import open_parts, write_sheet
+
+        write_sheet(checked, open_parts(checked, given["data"]), given["sheet"])
+        click.echo(str(given["sheet"]))
+        return
     if given["check"]:
         _print_plan(checked, given["data"])
         return

@@ -170,6 +170,10 @@ def test_check_says_what_would_be_done_and_writes_nothing(cells, tmp_path):
     for words in ("unet-compact", "step predict, behind grayscale", "48 steps", "5 images to train on, 3", "is sound"):
         assert words in done.stdout
     assert sorted(entry.name for entry in cells.iterdir()) == before
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(cli, ["train", str(path), "--show-batch", str(page)])
+    assert done.exit_code == 0, done.output
+    assert page.read_text(encoding="utf-8").count("<img") >= 16
     path.write_text(path.read_text().replace("adamw", "adamq"))
     done = CliRunner().invoke(cli, ["train", str(path), "--check"])
     assert done.exit_code == 2

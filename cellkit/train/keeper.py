@@ -74,8 +74,15 @@ class Keeper(lightning.Callback):
 
     def over(self) -> bool:
         """Tell whether an earlier run had already come to its end."""
+        self.reason = self._end()
+        return bool(self.reason)
+
+    def _end(self) -> str:
+        """Return why the training as a whole ends before its last epoch, if it does."""
         loop = self.task.config.loop
-        return self._hours() >= self.clock.total or bool(loop.patience and self.task.waited >= loop.patience)
+        if self._hours() >= self.clock.total:
+            return "hours"
+        return "patience" if loop.patience and self.task.waited >= loop.patience else ""
 
     def _hours(self) -> float:
         return sum(float(row["seconds"]) for row in self.task.history)
@@ -122,12 +129,7 @@ class Keeper(lightning.Callback):
         loop = self.task.config.loop
         if epoch >= loop.epochs:
             return
-        if self._hours() >= self.clock.total:
-            self.reason = "hours"
-        elif loop.patience and self.task.waited >= loop.patience:
-            self.reason = "patience"
-        elif self.clock.left() < self._longest:
-            self.reason = "time limit"
+        self.reason = self._end() or ("time limit" if self.clock.left() < self._longest else "")
         trainer.should_stop = bool(self.reason)
 
     def _save(self, trainer: Any, better: bool) -> None:

@@ -90,9 +90,9 @@ def train(
         if state is not None:
             task.on_load_checkpoint(state)
         done = len(task.history)
-        show.start(config.loop.epochs, config.loop.steps, done)
         if done < config.loop.epochs and not keeper.over():
             crops.pictures.fill()
+            show.start(config.loop.epochs, config.loop.steps, done)
             _fit(task, crops, keeper, place, out / LAST if state is not None else None)
         return _ended(task, keeper, validator, show)
 

@@ -16,7 +16,7 @@ from cellkit.train.config import TrainConfig
 from cellkit.train.crops import CropRules, DenseTargets, Pictures, TrainingCrops, TruthKind, preprocessing
 from cellkit.train.splits import Split, balanced_weights, hold_out, read_split, split_of
 
-__all__ = ["Crops", "Parts", "open_crops", "open_parts"]
+__all__ = ["Crops", "Parts", "open_crops", "open_parts", "write_sheet"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,18 @@ def open_crops(config: TrainConfig, parts: Parts) -> Crops:
     crops = Crops(pictures, rules, augmentation, targets=targets, weights=weights)
     crops.channels = model.channels
     return crops
+
+
+def write_sheet(config: TrainConfig, parts: Parts, path: str | Path, *, count: int = 16) -> None:
+    """Write an HTML page of the first `count` crops that a training by `config` will see, with their targets."""
+    from cellkit.io import atomic
+    from cellkit.train.sheet import contact_sheet
+
+    crops = open_crops(config, parts)
+    samples = [crops[0, index] for index in range(min(count, len(crops)))]
+    page = contact_sheet(samples, title=f"Crops of {config.name}", names=config.model.outputs)
+    with atomic(Path(path)) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="")
 
 
 class Crops(TrainingCrops):
