@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -267,8 +268,11 @@ def test_a_checkpoint_of_torch_is_refused_unread(tmp_path):
 def test_no_pickle_is_read_anywhere():
     for path in (Path(__file__).parent.parent / "cellkit").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert "torch.load(" not in text, path
         assert "import pickle" not in text, path
+        # A training goes on from a checkpoint of its own, of which torch builds tensors and plain data only.
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert path.parent.name == "train", path
+            assert "weights_only=True" in call, path
 
 
 @settings(deadline=None, max_examples=250)
