@@ -285,7 +285,7 @@ def sample_of(seed, side=40):
 def test_layers_come_back_as_they_were_from_memory_and_disk(tmp_path, memory, disk):
     with LayerStore(memory, disk, tmp_path) as store:
         for seed in range(4):
-            store.put("key", str(seed), sample_of(seed))
+            store.put("key", str(seed), sample_of(seed), lasting=True)
         for seed in range(4):
             found, wanted = store.get("key", str(seed)), sample_of(seed)
             assert list(found) == list(wanted)
@@ -301,20 +301,34 @@ def test_layers_come_back_as_they_were_from_memory_and_disk(tmp_path, memory, di
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_asked_for_longest_ago_is_given_up_but_never_what_lasts():
+def test_what_was_asked_for_longest_ago_is_given_up_but_never_what_lasts_or_is_new():
     size = 40 * 40 * 9 + 48  # raw and image are one array
     with LayerStore(3 * size + 100, 0) as store:
+
+        def there(*keys):
+            return [key for key in keys if store.get(key, "a") is not None]
+
         store.put("base", "a", sample_of(0), lasting=True)
         store.put("one", "a", sample_of(1))
         store.put("two", "a", sample_of(2))
-        assert store.get("one", "a") is not None
+        store.put("three", "a", sample_of(3))  # all the others are of this round
+        assert there("base", "one", "two", "three") == ["base", "one", "two"]
+        assert store.full
+        store.begin()
+        assert there("one") == ["one"]
         store.put("three", "a", sample_of(3))
-        assert [store.get(key, "a") is not None for key in ("base", "one", "two", "three")] == [True, True, False, True]
-        assert not store.full
+        assert there("base", "one", "two", "three") == ["base", "one", "three"]
         with LayerStore(10, 0) as small:
             small.put("base", "a", sample_of(0), lasting=True)
             assert small.get("base", "a") is None
             assert small.full
+
+
+def test_the_disk_takes_only_what_is_worth_it(tmp_path):
+    with LayerStore(0, 10**9, tmp_path) as store:
+        store.put("quick", "a", sample_of(0), seconds=1e-5)
+        store.put("slow", "a", sample_of(1), seconds=0.1)
+        assert [store.get(key, "a") is not None for key in ("quick", "slow")] == [False, True]
 
 
 BRACKETED = """

@@ -19,6 +19,8 @@ from cellkit.core.sample import Layer, Sample
 __all__ = ["LayerStore"]
 
 _SMALL = 4096
+_DISK_SPEED = 50e6
+"""Bytes a second that a disk reads at least, copies included."""
 _SPARE = 2**30
 """Bytes of a disk that are never taken."""
 
@@ -35,9 +37,10 @@ class _Entry:
 class LayerStore:
     """Samples by two keys: what was done to them, and of which image they are. Safe to use from many threads.
 
-    `memory` and `disk` (None: half of what is free) bound the bytes of all arrays kept. Where both are used up, what
-    was done longest ago without being asked for goes first; what is put with `lasting` stays. A sample that finds no
-    room is not kept: whoever asks for it has to make it again. `close` removes the folder.
+    `memory` and `disk` (None: half of what is free) bound the bytes of all arrays kept. Where there is no room, what
+    was done longest ago without being asked for goes first, but nothing of the present round (see `begin`) and nothing
+    `lasting`. The disk takes what is lasting, and what takes longer to make than to read. A sample that finds no room
+    is not kept: whoever asks for it has to make it again. `close` removes the folder.
     """
 
     def __init__(self, memory: int, disk: int | None = None, folder: str | Path | None = None) -> None:
@@ -46,6 +49,7 @@ class LayerStore:
         self.full = False
         self._kept: OrderedDict[str, dict[str, _Entry]] = OrderedDict()
         self._lasting: set[str] = set()
+        self._present: set[str] = set()
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._files = 0
@@ -62,6 +66,7 @@ class LayerStore:
             entry = self._kept.get(key, {}).get(name)
             if entry is not None:
                 self._kept.move_to_end(key)
+                self._present.add(key)
         if entry is None or not entry.files:
             return entry.sample if entry is not None else None
         try:
@@ -70,15 +75,22 @@ class LayerStore:
             return None
         return replace(entry.sample, layers=MappingProxyType(layers))
 
-    def put(self, key: str, name: str, sample: Sample, *, lasting: bool = False) -> None:
-        """Keep a sample, if there is or can be made room for it."""
+    def begin(self) -> None:
+        """Begin a round: what earlier ones have kept may be given up for it."""
+        with self._lock:
+            self._present.clear()
+
+    def put(self, key: str, name: str, sample: Sample, *, lasting: bool = False, seconds: float = 0.0) -> None:
+        """Keep a sample that took `seconds` to make, if there is or can be made room for it."""
         size = _bytes(sample)
+        on_disk = lasting or seconds > size / _DISK_SPEED
         with self._lock:
             if name in self._kept.get(key, {}):
                 return
             if lasting:
                 self._lasting.add(key)
-            where = self._room(size, key)
+            self._present.add(key)
+            where = self._room(size, on_disk)
             if where == "memory":
                 self.used += size
                 self._kept.setdefault(key, {})[name] = _Entry(sample, size)
@@ -98,14 +110,14 @@ class LayerStore:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._folder = None
 
-    def _room(self, size: int, key: str) -> str:
-        """Return where `size` bytes find room, having given up what is not lasting; empty where nowhere."""
+    def _room(self, size: int, on_disk: bool) -> str:
+        """Return where `size` bytes find room, having given up what may be; empty where nowhere."""
         while True:
             if self.used + size <= self.memory:
                 return "memory"
-            if self.used_on_disk + size <= self._most_on_disk():
+            if on_disk and self.used_on_disk + size <= self._most_on_disk():
                 return "disk"
-            old = next((k for k in self._kept if k != key and k not in self._lasting), None)
+            old = next((k for k in self._kept if k not in self._lasting and k not in self._present), None)
             if old is None:
                 return ""
             for entry in self._kept.pop(old).values():

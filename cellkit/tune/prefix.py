@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -82,22 +83,23 @@ class Runner:
 
     def run(self, way: Route, name: str, read: Callable[[], Sample]) -> Any:
         """Return the layer that `way` makes of the image called `name`, which `read` reads if it is needed."""
+        started = perf_counter()
         sample, done = self._start(way, name)
         if sample is None:
             sample, done = _light(way, read()), 0
-            self._keep(way, name, sample, 0)
+            self._keep(way, name, sample, 0, started)
         for mark in way.marks:
             if mark.at > done:
                 sample, done = self._go(way, sample, done, mark.at, mark.needed), mark.at
-                self._keep(way, name, sample, done)
+                started = self._keep(way, name, sample, done, started)
         return self._go(way, sample, done, len(way.steps), frozenset({way.layer}))[way.layer]
 
     def prepare(self, way: Route, name: str, read: Callable[[], Sample]) -> None:
         """Carry out what stands before the first mark, and keep it."""
         if not way.marks or self.store.get(way.marks[0].key, name) is not None:
             return
-        mark = way.marks[0]
-        self._keep(way, name, self._go(way, _light(way, read()), 0, mark.at, mark.needed), mark.at)
+        mark, started = way.marks[0], perf_counter()
+        self._keep(way, name, self._go(way, _light(way, read()), 0, mark.at, mark.needed), mark.at, started)
 
     def _start(self, way: Route, name: str) -> tuple[Sample | None, int]:
         for mark in reversed(way.marks):
@@ -106,10 +108,13 @@ class Runner:
                 return found, mark.at
         return None, 0
 
-    def _keep(self, way: Route, name: str, sample: Sample, at: int) -> None:
+    def _keep(self, way: Route, name: str, sample: Sample, at: int, started: float) -> float:
+        """Keep a sample at its mark, if it has one; return when what the next one costs begins to count."""
         for mark in way.marks:
             if mark.at == at and mark.kept:
-                self.store.put(mark.key, name, sample, lasting=mark.lasting)
+                self.store.put(mark.key, name, sample, lasting=mark.lasting, seconds=perf_counter() - started)
+                return perf_counter()
+        return started
 
     def _go(self, way: Route, sample: Sample, first: int, end: int, needed: frozenset[str]) -> Sample:
         if first == end:

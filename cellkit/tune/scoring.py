@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Case", "Means", "Scored", "Scorer", "worst"]
 
 _SHARE_OF_FREE = 4
-_TRIALS_KEPT = 64
+_COUNTS_KEPT = 200_000
 _SHOWN = 10
 _TRUTH = "truth"
 
@@ -152,11 +152,12 @@ class Scorer:
         except RecipeError as error:
             reason = "; ".join(map(str, error.faults))
             return Scored({name: self._all_wrong(name) for name in names}, dict.fromkeys(names, reason))
+        self._store.begin()
         way = way.keeping(self._asked)
         self._asked.update(mark.key for mark in way.marks)
         known = self._known.setdefault(way.key, {})
         self._known.move_to_end(way.key)
-        while len(self._known) > _TRIALS_KEPT:
+        while len(self._known) > max(2, _COUNTS_KEPT // len(self.cases)):
             self._known.popitem(last=False)
         for name, found in self._map(lambda n: self._counted(way, n), [n for n in names if n not in known]):
             known[name] = found

@@ -18,6 +18,7 @@ from cellkit.tune.search import Store, Trial, best, search
 
 __all__ = ["ALL", "Fold", "Gain", "Options", "Tuning", "folds", "gain", "tune"]
 
+_LAST = 5
 ALL = "all"
 """The name of the search on all images; those of the folds are ``fold 1``, ``fold 2`` and so on."""
 
@@ -216,7 +217,7 @@ class _Clock:
         end = now + max(0.0, self.end - now) / max(1, parts)
 
         def enough(done: Sequence[Trial]) -> bool:
-            usual = float(np.median([trial.seconds for trial in done]))
-            return time.perf_counter() + usual > end
+            # The slowest of the last few: the first trials of a search cost nothing where another has done them.
+            return time.perf_counter() + max(trial.seconds for trial in done[-_LAST:]) > end
 
         return enough
