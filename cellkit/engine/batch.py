@@ -22,6 +22,7 @@ from cellkit.engine.execute import Observation, execute, live
 from cellkit.engine.footprint import Room
 from cellkit.engine.manifest import Manifest, Record
 from cellkit.engine.networks import Networks, divide_memory, open_networks
+from cellkit.engine.opencv import single_threaded_opencv
 from cellkit.engine.outputs import counts, encode, layers_for, write_image_outputs
 from cellkit.engine.reading import Reader, Reading
 from cellkit.engine.warm import warming
@@ -117,7 +118,7 @@ def run_batch(
     with (
         closing(networks),
         Manifest(folder / STATE_FOLDER) as manifest,
-        _single_threaded_opencv(workers),
+        single_threaded_opencv(workers),
         warming(bound, workers),
     ):
         manifest.begin([source.name for source in sources], fresh=settings.fresh)
@@ -204,24 +205,6 @@ def _digest_recipe(bound: Plan, networks: Networks) -> str:
 
 def _sha256(texts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
-
-
-class _single_threaded_opencv:  # noqa: N801 - reads as a word in a `with`
-    """While several workers run, OpenCV's own threads would only fight over the same cores."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-
-    def __enter__(self) -> None:
-        import cv2
-
-        self.before = cv2.getNumThreads()
-        cv2.setNumThreads(max(1, (os.cpu_count() or 1) // self.workers))
-
-    def __exit__(self, *_: object) -> None:
-        import cv2
-
-        cv2.setNumThreads(self.before)
 
 
 def _outcomes(job: _Job, sources: Sequence[Source], manifest: Manifest, workers: int) -> Iterator[Outcome]:

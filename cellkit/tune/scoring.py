@@ -99,6 +99,7 @@ class Scorer:
     def __enter__(self) -> Scorer:
         from cellkit.engine.batch import Settings as RunSettings
         from cellkit.engine.networks import open_networks
+        from cellkit.engine.opencv import single_threaded_opencv
         from cellkit.engine.warm import warming
 
         bound = plan(self._scored_only(self.space.recipe))
@@ -109,7 +110,7 @@ class Scorer:
         with ExitStack() as stack:
             stack.callback(self.networks.close)
             stack.enter_context(self._store)
-            stack.enter_context(_single_threaded_opencv(self.workers))
+            stack.enter_context(single_threaded_opencv(self.workers))
             stack.enter_context(warming(bound, self.workers))
             self._runner = Runner(self._store, self.networks)
             self._pool = ThreadPoolExecutor(self.workers, "tune")
@@ -240,21 +241,3 @@ def _free_memory() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
-
-
-class _single_threaded_opencv:  # noqa: N801 - reads as a word in a `with`
-    """While several workers run, OpenCV's own threads would only fight over the same cores."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-
-    def __enter__(self) -> None:
-        import cv2
-
-        self.before = cv2.getNumThreads()
-        cv2.setNumThreads(max(1, (os.cpu_count() or 1) // self.workers))
-
-    def __exit__(self, *_: object) -> None:
-        import cv2
-
-        cv2.setNumThreads(self.before)
