@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from cellkit.core.kinds import KINDS, Kind
 from cellkit.core.recipe import Recipe, Step, parse, text_of
 from cellkit.core.stage import StageSpec
 
-__all__ = ["WRITERS", "BoundStep", "Plan", "bind", "check", "plan"]
+__all__ = ["WRITERS", "BoundStep", "Plan", "bind", "check", "leaves", "plan"]
 
 WRITERS: Mapping[str, tuple[str, ...]] = {
     "overlay": ("labels", "mask", "boxes", "instances"),
@@ -104,6 +104,12 @@ class Plan:
             return tuple(replace(b.step, params=b.params, steps=fill(b.inner)) for b in steps)
 
         return replace(self.recipe, steps=fill(self.steps), outputs=self.outputs)
+
+
+def leaves(steps: Iterable[BoundStep]) -> Iterator[BoundStep]:
+    """Yield the steps in order, in place of a bracket those inside it."""
+    for step in steps:
+        yield from leaves(step.inner) if step.spec.bracket else (step,)
 
 
 def check(source: Recipe | str) -> list[Fault]:

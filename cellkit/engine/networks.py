@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cellkit.core.check import BoundStep, Plan
+from cellkit.core.check import BoundStep, Plan, leaves
 from cellkit.core.errors import UsageError
 from cellkit.core.stage import StageSpec
 
@@ -45,7 +45,7 @@ class Networks:
 
     def open(self, steps: Sequence[BoundStep]) -> None:
         """Open every network that `steps` name. Raises `UsageError` or `FormatError` where one cannot be had."""
-        for step in _flat(steps):
+        for step in leaves(steps):
             self.fill(step)
 
     def fill(self, step: BoundStep) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Networks:
 
     def group(self, steps: Sequence[BoundStep]) -> int:
         """Return how many parts of an image should go through `steps` together, so that networks have enough to do."""
-        busy = [self._get(step, step.params[name]) for step in _flat(steps) for name in loads(step.spec)]
+        busy = [self._get(step, step.params[name]) for step in leaves(steps) for name in loads(step.spec)]
         return max((2 * network.lanes * network.batch for network in busy), default=1)
 
     def map(self, step: BoundStep, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -124,7 +124,7 @@ def open_networks(bound: Plan, settings: Settings, images: int) -> Networks:
     from cellkit.engine.outputs import layers_for
 
     steps = live(bound, layers_for(bound))
-    flat = list(_flat(steps))
+    flat = list(leaves(steps))
     if not any(loads(step.spec) or "device" in step.params for step in flat):
         if settings.device not in ("auto", "cpu"):
             raise UsageError(f"--device {settings.device}: no step of this recipe runs on a GPU; use cpu or auto")
@@ -163,8 +163,3 @@ def divide_memory(networks: Networks, settings: Settings) -> int | None:
     for network in on_cpu:
         network.memory = left // _SHARE // len(on_cpu)
     return left - (left // _SHARE if on_cpu else 0)
-
-
-def _flat(steps: Sequence[BoundStep]) -> Iterator[BoundStep]:
-    for step in steps:
-        yield from _flat(step.inner) if step.spec.bracket else (step,)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
-from cellkit.core.check import BoundStep, Plan, bind
+from cellkit.core.check import BoundStep, Plan, bind, leaves
 from cellkit.core.histogram import Histogram
 from cellkit.core.kinds import Kind
 from cellkit.core.recipe import dump, load
@@ -61,17 +61,12 @@ def _start(plan: Plan) -> subprocess.Popen[str] | None:
 def main() -> None:
     """Read a recipe from standard input and call each stage it needs on next to nothing, the last one first."""
     plan = bind(load(sys.stdin.read()))
-    for step in reversed(list(_flat(live(plan, layers_for(plan))))):
+    for step in reversed(list(leaves(live(plan, layers_for(plan))))):
         if loads(step.spec):
             continue  # a network compiles nothing, and is long to load
         # Only the loading of its kernels matters; what a stage says of such an input does not.
         with suppress(Exception):
             step.spec.function(*_arguments(step), **step.params)
-
-
-def _flat(steps: Sequence[BoundStep]) -> Iterator[BoundStep]:
-    for step in steps:
-        yield from _flat(step.inner) if step.spec.bracket else (step,)
 
 
 def _arguments(step: BoundStep) -> list[Any]:
