@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from cellkit.core import Span, StageError
@@ -10,6 +9,7 @@ from cellkit.core.stage import bracket
 from cellkit.grid.cover import Tile, Window, cover
 from cellkit.grid.fill import Fill
 from cellkit.grid.frame import Frame, ScaledFrame, WindowFrame, WindowPart
+from cellkit.grid.windows import padded
 
 __all__ = ["pad", "resize", "tile"]
 
@@ -74,7 +74,7 @@ def pad(
         )
     if square:
         height = width = max(height, width)
-    height, width = (math.ceil(side / multiple) * multiple for side in (height, width))
+    height, width = (padded(side, multiple) for side in (height, width))
     top, left = ((height - shape[0]) // 2, (width - shape[1]) // 2) if align == "center" else (0, 0)
     window = Window(-top, -left, height - top, width - left)
     part = WindowPart(shape, Tile(Window(0, 0, *shape), window), mode)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cellkit.core import FormatError, UsageError, WriteError
+from cellkit.grid.windows import padded
 from cellkit.models.card import Card
 from cellkit.models.inference import Inference
 from cellkit.models.onnx_file import OnnxBackend, require_onnx
@@ -73,7 +74,7 @@ def _of_size(card: Card, side: int) -> Card:
         raise UsageError(f"fixed: wanted at least 16 px and a multiple of the divisor {card.divisor}, got {side}")
     # Context that is the whole image cannot be had: a margin of an eighth is the usual make-do.
     halo = card.halo if card.reach is not None else max(card.halo, side // 8)
-    if side - 2 * (-(-halo // card.divisor) * card.divisor) < card.divisor:
+    if side - 2 * padded(halo, card.divisor) < card.divisor:
         raise UsageError(f"fixed: {side} px leave nothing between two halos of {halo} px; choose a larger side")
     return replace(card, tile=side, halo=halo)
 

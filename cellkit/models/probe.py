@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cellkit.core import UsageError
+from cellkit.grid.windows import padded
 
 __all__ = ["activation_bytes", "reach"]
 
@@ -119,7 +120,7 @@ def _distance(network: nn.Module, channels: int, divisor: int, strip: tuple[int,
 def _is_same_anywhere(network: nn.Module, channels: int, divisor: int, distance: int, axis: int) -> bool:
     """Return whether a strip and a part of it give the same result farther than `distance` from the part's ends."""
     device, dtype = _home(network)
-    side = -(-(2 * distance + 4 * divisor) // divisor) * divisor
+    side = padded(2 * distance + 4 * divisor, divisor)
     noise = torch.rand(1, channels, side, divisor, generator=torch.Generator().manual_seed(0))
     strip = noise.to(device=device, dtype=dtype)
     whole = _run(network, strip, axis)[:, :, divisor:-divisor]

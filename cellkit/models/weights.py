@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from cellkit.core import FormatError, UsageError, WriteError
+from cellkit.grid.windows import padded
 from cellkit.models.architecture import build, find
 from cellkit.models.card import Card
 from cellkit.models.inference import Inference
@@ -268,7 +269,7 @@ def _read(header: TensorFile, prefix: str) -> dict[str, torch.Tensor]:
 def _golden_input(card: Card) -> torch.Tensor:
     """Return a picture with smooth blobs and noise in the card's input range, the same on every machine."""
     least = 128 if card.task != "dense" else 64
-    side = -(-least // card.divisor) * card.divisor
+    side = padded(least, card.divisor)
     random = torch.Generator().manual_seed(0)
     axis = torch.arange(side, dtype=torch.float32)
     picture = 0.1 * torch.rand((card.channels, side, side), generator=random)
