@@ -26,11 +26,12 @@ from cellkit.core.stage import Parameter
 from cellkit.io import find, read_labels
 from cellkit.metrics import PROTOCOLS, Settings
 from cellkit.tune import prefix, scoring
+from cellkit.tune.dimension import Dimension, around
 from cellkit.tune.layers import LayerStore
 from cellkit.tune.output import headline
 from cellkit.tune.scoring import Case, Means, Scorer, worst
-from cellkit.tune.search import STARTUP, Dimension, Store, Trial, best, propose, search
-from cellkit.tune.space import around, space
+from cellkit.tune.search import STARTUP, Store, Trial, best, propose, search
+from cellkit.tune.space import space
 from cellkit.tune.tuning import ALL, Fold, Gain, Options, Tuning, folds, gain, tune
 
 SPLITTING = """

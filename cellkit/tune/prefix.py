@@ -15,8 +15,8 @@ from cellkit.core.kinds import KINDS
 from cellkit.core.sample import Sample
 from cellkit.engine.execute import execute, live
 from cellkit.engine.networks import Networks
+from cellkit.tune.dimension import Dimension
 from cellkit.tune.layers import LayerStore
-from cellkit.tune.space import Dimension
 
 __all__ = ["Mark", "Route", "Runner", "route"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellkit.core.errors import UsageError
-from cellkit.tune.space import Dimension
+from cellkit.tune.dimension import Dimension
 
 if TYPE_CHECKING:
     import optuna
