@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellkit.core.check import plan
+from cellkit.core.check import bind, plan
 from cellkit.core.errors import CellkitError, RecipeError, UsageError
 from cellkit.core.kinds import KINDS
 from cellkit.core.sample import Layer, Sample
+from cellkit.engine.execute import live
 from cellkit.metrics import Protocol, Report, Settings
 from cellkit.tune.layers import LayerStore
 from cellkit.tune.prefix import Route, Runner, route
@@ -109,6 +110,8 @@ class Scorer:
         self.networks = open_networks(bound, RunSettings(device=self._device), len(self.cases))
         with ExitStack() as stack:
             stack.callback(self.networks.close)
+            for recipe in self.space.with_models:  # one that is damaged is told before the first trial
+                self.networks.open(live(bind(self._scored_only(recipe)), [self.space.layer]))
             stack.enter_context(self._store)
             stack.enter_context(single_threaded_opencv(self.workers))
             stack.enter_context(warming(bound, self.workers))

@@ -33,6 +33,13 @@ class Space:
         """The recipe's own values of what is varied."""
         return {one.target: one.default for one in self.dimensions}
 
+    @property
+    def with_models(self) -> tuple[Recipe, ...]:
+        """The recipe with each of the networks that are varied, one at a time."""
+        loaded = _loaded(bind(self.recipe))
+        named = [one for one in self.dimensions if one.target in loaded]
+        return tuple(self.recipe.set(one.target, choice) for one in named for choice in one.choices)
+
     def apply(self, values: Mapping[str, Any]) -> Recipe:
         """Return the recipe with `values`, by ``step.param``."""
         recipe = self.recipe
@@ -62,7 +69,7 @@ def space(recipe: Recipe, protocol: str, vary: Sequence[str] = ()) -> Space:
     runs, and numbers that are none or 0 on an open scale.
 
     Raises `UsageError` where a name is unknown or ambiguous, a parameter has no range, or changes nothing that is
-    scored; `RecipeError` where the recipe does not check.
+    scored, or a network is not there or not for its step; `RecipeError` where the recipe does not check.
     """
     recipe = _with_models(recipe, vary)
     bound = plan(recipe)
@@ -82,7 +89,7 @@ def space(recipe: Recipe, protocol: str, vary: Sequence[str] = ()) -> Space:
     if twice is not None:
         raise UsageError(f"--vary {twice}: given twice")
     named.sort(key=lambda one: one.at)
-    return Space(recipe, layer, tuple(named))
+    return Space(recipe, layer, tuple(named), tuple(_review_models(recipe, named)))
 
 
 def _with_models(recipe: Recipe, vary: Sequence[str]) -> Recipe:
@@ -95,6 +102,27 @@ def _with_models(recipe: Recipe, vary: Sequence[str]) -> Recipe:
         if parameter is not None and parameter.loaded and given and not steps[label].params[name]:
             recipe = recipe.set(target, parts_of(given)[0])
     return recipe
+
+
+def _loaded(bound: Plan) -> set[str]:
+    """Return the parameters that name a network, as ``step.param``."""
+    return {
+        f"{step.step.label}.{name}" for _, step in bound.walk() for name, p in step.spec.parameters.items() if p.loaded
+    }
+
+
+def _review_models(recipe: Recipe, named: Sequence[Dimension]) -> Iterator[str]:
+    """Yield what there is to note of the networks that are varied. Raises `UsageError` where one cannot run here."""
+    loaded = _loaded(bind(recipe))
+    for one in named:
+        for choice in one.choices if one.target in loaded else ():
+            for fault in bind(recipe.set(one.target, choice)).faults:
+                if not fault.where.endswith(f".{one.target.partition('.')[2]}"):
+                    continue
+                text = f"{one.target}={choice}: {fault.message}{f' ({fault.fix})' if fault.fix else ''}"
+                if fault.stops or not fault.warning:
+                    raise UsageError(f"--vary {text}")
+                yield text
 
 
 class _Steps:
