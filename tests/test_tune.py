@@ -30,7 +30,7 @@ from cellkit.tune.dimension import Dimension, around
 from cellkit.tune.layers import LayerStore
 from cellkit.tune.output import headline
 from cellkit.tune.scoring import Case, Means, Scorer, worst
-from cellkit.tune.search import STARTUP, Store, Trial, best, propose, search
+from cellkit.tune.search import STARTUP, Draw, Outcome, OutOfTime, Store, Trial, best, propose, search
 from cellkit.tune.space import space
 from cellkit.tune.tuning import ALL, Fold, Gain, Options, Tuning, folds, gain, tune
 
@@ -194,18 +194,18 @@ DIMENSIONS = (
 )
 
 
-def bowl(values):
+def bowl(values, _=()):
     off = abs(np.log(values["a.x"] / 3)) + abs(values["b.n"] - 12) / 10 + (values["c.kind"] != "two")
-    return 1 / (1 + off), 0
+    return Outcome(1 / (1 + off))
 
 
 def test_the_search_begins_with_the_defaults_finds_the_optimum_and_repeats_itself():
-    found = search(DIMENSIONS, bowl, trials=60, seed=3)
+    found = search(DIMENSIONS, bowl, trials=60, draw=Draw(3))
     assert found[0].values == {"a.x": 1.0, "b.n": 5, "c.kind": "one"}
     assert best(found).score > 0.8 > 3 * found[0].score
-    again = search(DIMENSIONS, bowl, trials=60, seed=3)
+    again = search(DIMENSIONS, bowl, trials=60, draw=Draw(3))
     assert [one.values for one in again] == [one.values for one in found]
-    other = search(DIMENSIONS, bowl, trials=60, seed=4)
+    other = search(DIMENSIONS, bowl, trials=60, draw=Draw(4))
     assert [one.values for one in other] != [one.values for one in found]
     for one in found:
         assert all(one.values[d.target] in d for d in DIMENSIONS)
@@ -213,11 +213,35 @@ def test_the_search_begins_with_the_defaults_finds_the_optimum_and_repeats_itsel
         assert type(one.values["b.n"]) is int
 
 
+def test_random_trials_are_spread_evenly_over_every_range():
+    found = search(DIMENSIONS, bowl, trials=300, draw=Draw(3, "random"))
+    assert found[0].values == {"a.x": 1.0, "b.n": 5, "c.kind": "one"}
+    values = [one.values for one in found[1:]]
+    logs = np.log10([one["a.x"] for one in values])
+    np.testing.assert_allclose(np.histogram(logs, 4, (-1, 1))[0] / len(logs), 0.25, atol=0.08)
+    assert {one["b.n"] for one in values} == set(range(1, 21))
+    kinds = [one["c.kind"] for one in values]
+    assert all(60 < kinds.count(kind) < 140 for kind in DIMENSIONS[2].choices)
+    again = search(DIMENSIONS, bowl, trials=20, draw=Draw(3, "random"))
+    assert [one.values for one in again] == [one.values for one in found[:20]]
+
+
+def test_an_objective_that_runs_out_of_time_ends_the_search_with_the_trials_before():
+    def limited(values, done):
+        if len(done) == 3:
+            raise OutOfTime
+        return bowl(values)
+
+    assert [one.number for one in search(DIMENSIONS, limited, trials=9)] == [0, 1, 2]
+    given_up = [Trial(0, {}, 0.1), Trial(1, {}, 0.9, pruned=2)]
+    assert best(given_up).number == 0
+
+
 @pytest.mark.parametrize("at", [0, 1, 5, STARTUP + 4])
 def test_a_search_that_was_killed_ends_as_an_undisturbed_one(tmp_path, at):
-    undisturbed = search(DIMENSIONS, bowl, trials=STARTUP + 8, seed=1)
+    undisturbed = search(DIMENSIONS, bowl, trials=STARTUP + 8, draw=Draw(1))
 
-    def dying(values):
+    def dying(values, _):
         if len(calls) == at:
             raise KeyboardInterrupt
         calls.append(values)
@@ -225,13 +249,13 @@ def test_a_search_that_was_killed_ends_as_an_undisturbed_one(tmp_path, at):
 
     calls: list = []
     with Store(tmp_path / "s.sqlite", {"seed": 1}) as store, pytest.raises(KeyboardInterrupt):
-        search(DIMENSIONS, dying, trials=STARTUP + 8, seed=1, store=(store, "fold 1"))
+        search(DIMENSIONS, dying, trials=STARTUP + 8, draw=Draw(1), store=(store, "fold 1"))
     with Store(tmp_path / "s.sqlite", {"seed": 1}) as store:
         before = len(calls)
-        found = search(DIMENSIONS, lambda v: (calls.append(v), bowl(v))[1], trials=STARTUP + 8, seed=1, store=(store, "fold 1"))  # fmt: skip # noqa: E501
+        found = search(DIMENSIONS, lambda v, _: (calls.append(v), bowl(v))[1], trials=STARTUP + 8, draw=Draw(1), store=(store, "fold 1"))  # fmt: skip # noqa: E501
         assert len(calls) == STARTUP + 8
         assert before == at
-        assert search(DIMENSIONS, bowl, trials=3, seed=1, store=(store, "fold 2"))[0].number == 0
+        assert search(DIMENSIONS, bowl, trials=3, draw=Draw(1), store=(store, "fold 2"))[0].number == 0
     plain = [(one.number, one.values, one.score) for one in undisturbed]
     assert [(one.number, one.values, one.score) for one in found] == plain
 
@@ -239,8 +263,8 @@ def test_a_search_that_was_killed_ends_as_an_undisturbed_one(tmp_path, at):
 def test_a_default_outside_the_range_is_tried_first_and_kept_for_resuming(tmp_path):
     narrow = (Dimension("a.x", 1.0, 2.0, 4.0), Dimension("c.kind", "none", choices=("one", "two")))
 
-    def score(values):
-        return values["a.x"], 0
+    def score(values, _):
+        return Outcome(values["a.x"], curve=((1, 0.5), (2, values["a.x"])), note="first")
 
     with Store(tmp_path / "s.sqlite", {}) as store:
         first = search(narrow, score, trials=STARTUP + 3, store=(store, ALL))
@@ -268,7 +292,7 @@ def test_of_equal_trials_the_first_is_best_and_no_trials_are_refused():
     assert best([Trial(0, {}, 0.5), Trial(1, {}, 0.5), Trial(2, {}, 0.4)]).number == 0
     with pytest.raises(UsageError, match="at least 1"):
         search(DIMENSIONS, bowl, trials=0)
-    assert propose(DIMENSIONS, [], 0) == {one.target: one.default for one in DIMENSIONS}
+    assert propose(DIMENSIONS, []) == {one.target: one.default for one in DIMENSIONS}
 
 
 # ---- layers kept between trials
@@ -356,7 +380,7 @@ def test_trials_that_go_on_from_kept_layers_are_those_of_a_whole_run(discs, reci
         rng = np.random.default_rng(0)
         done = [Trial(i, {}, 0.0) for i in range(5)]
         for number in range(1, 5):
-            values = propose(scorer.space.dimensions, done[:number], int(rng.integers(100)))
+            values = propose(scorer.space.dimensions, done[:number], Draw(int(rng.integers(100))))
             way = scorer._route(values)
             whole = scorer.space.apply(values)
             for name, case in scorer.cases.items():
@@ -427,7 +451,7 @@ def test_networks_run_once_for_each_model_that_is_tried(discs, model, monkeypatc
     with scorer_of(discs, recipe, [f"predict.model={model},{other}", "threshold.value=0.1..0.9"]) as scorer:
         assert scorer.space.defaults["predict.model"] == str(model)
         scorer.prepare()
-        found = search(scorer.space.dimensions, lambda v: scorer.score(v, scorer.names), trials=14)
+        found = search(scorer.space.dimensions, lambda v, _: Outcome(*scorer.score(v, scorer.names)), trials=14)
         assert {trial.values["predict.model"] for trial in found} == {str(model), str(other)}
         assert len(calls) == 2 * len(scorer.names)
     runtime.forget_models()

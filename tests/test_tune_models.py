@@ -18,7 +18,7 @@ from cellkit.metrics import PROTOCOLS
 from cellkit.tune import prefix
 from cellkit.tune.dimension import parts_of
 from cellkit.tune.scoring import Case, Means, Scorer
-from cellkit.tune.search import search
+from cellkit.tune.search import Draw, Outcome, search
 from cellkit.tune.space import space
 from cellkit_cli.main import cli
 
@@ -81,7 +81,11 @@ def test_networks_run_once_for_each_model_and_augmentation_that_is_tried(picture
     with scorer_of(pictures, vary) as scorer:
         assert [one.at for one in scorer.space.dimensions] == [1, 1, 3]
         scorer.prepare()
-        found = search(scorer.space.dimensions, lambda values: scorer.score(values, scorer.names), trials=24, seed=2)
+
+        def score(values, _):
+            return Outcome(*scorer.score(values, scorer.names))
+
+        found = search(scorer.space.dimensions, score, trials=24, draw=Draw(2))
         tried = {(trial.values["predict.model"], trial.values["predict.tta"]) for trial in found}
         assert len(tried) >= 3
         assert sorted(ran) == sorted([*tried] * len(scorer.names))

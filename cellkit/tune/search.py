@@ -11,9 +11,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,30 +23,68 @@ from cellkit.tune.dimension import Dimension
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["STARTUP", "Store", "Trial", "best", "propose", "search"]
+__all__ = ["STARTUP", "Draw", "OutOfTime", "Outcome", "Sampler", "Store", "Trial", "best", "propose", "search"]
 
 STARTUP = 10
 """Trials before the model of good values is asked, the defaults among them."""
 _ANEW_AT_FIRST = 1 / 3
 _ANEW = 1 / 4
 
-Objective = Callable[[Mapping[str, Any]], tuple[float, int]]
+Sampler = Literal["tpe", "random"]
+Curve = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How values are drawn: by which `sampler` (see `propose`), from which `seed`."""
+
+    seed: int = 0
+    sampler: Sampler = "tpe"
+
+
+class OutOfTime(Exception):
+    """Raised by an objective whose time is over: the trial does not count, and the search ends with those before."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What values came to: their score, and how many images failed. Where a network was trained, more.
+
+    `curve`: (epoch, score) of its validations. `pruned`: the epoch after which it was given up as hopeless, or 0; its
+    score is the best until then. `note` says what went wrong, if anything.
+    """
+
+    score: float
+    failed: int = 0
+    curve: Curve = ()
+    pruned: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried: its number, values by ``step.param``, score, images that failed, and seconds."""
+    """What was tried: its number, values by ``step.param`` or dotted key, seconds, and what they came to."""
 
     number: int
     values: Mapping[str, Any]
     score: float
     failed: int = 0
     seconds: float = 0.0
+    curve: Curve = ()
+    pruned: int = 0
+    note: str = ""
+
+
+_DRAW = Draw()
+Objective = Callable[[Mapping[str, Any], Sequence[Trial]], Outcome]
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """Return the trial of the highest score, of equal ones the first: what does not gain changes nothing."""
-    return max(trials, key=lambda trial: (trial.score, -trial.number))
+    """Return the trial of the highest score, of equal ones the first: what does not gain changes nothing.
+
+    One that was given up is the best only where all were.
+    """
+    return max(trials, key=lambda trial: (not trial.pruned, trial.score, -trial.number))
 
 
 def search(
@@ -54,17 +92,17 @@ def search(
     objective: Objective,
     *,
     trials: int,
-    seed: int = 0,
+    draw: Draw = _DRAW,
     store: tuple[Store, str] | None = None,
     enough: Callable[[Sequence[Trial]], bool] | None = None,
     on_trial: Callable[[Trial], object] | None = None,
 ) -> list[Trial]:
     """Return the trials of a search for the values of `dimensions` with the highest score.
 
-    `objective` returns the score and how many images failed. Trial 0 has the defaults. What is proposed hangs on the
-    seed and the trials before alone: a search that is taken up again, from a `store` and the name of the search, ends
-    as an undisturbed one. `enough` is asked before every trial but the first whether to stop. `on_trial` is told of
-    every trial, those of the store first.
+    `objective` returns what values come to, given the trials before them. Trial 0 has the defaults. What is proposed
+    hangs on the seed and the trials before alone: a search that is taken up again, from a `store` and the name of the
+    search, ends as an undisturbed one. `enough` is asked before every trial but the first whether to stop. `on_trial`
+    is told of every trial, those of the store first. There are none where the objective ran out of time in the first.
     """
     if trials < 1:
         raise UsageError(f"trials: wanted at least 1, got {trials}")
@@ -73,10 +111,13 @@ def search(
     for trial in done if on_trial is not None else ():
         on_trial(trial)  # type: ignore[misc]
     while len(done) < trials and not (done and enough is not None and enough(done)):
-        values = propose(dimensions, done, seed)
+        values = propose(dimensions, done, draw)
         started = time.perf_counter()
-        score, failed = objective(values)
-        trial = Trial(len(done), values, score, failed, time.perf_counter() - started)
+        try:
+            found = objective(values, done)
+        except OutOfTime:
+            break
+        trial = Trial(len(done), values, seconds=time.perf_counter() - started, **vars(found))
         if store is not None:
             store[0].add(store[1], dimensions, trial)
         done.append(trial)
@@ -85,27 +126,31 @@ def search(
     return done
 
 
-def propose(dimensions: Sequence[Dimension], done: Sequence[Trial], seed: int) -> dict[str, Any]:
+def propose(dimensions: Sequence[Dimension], done: Sequence[Trial], draw: Draw = _DRAW) -> dict[str, Any]:
     """Return the values of the next trial.
 
-    First the defaults; then, up to `STARTUP` trials, the defaults with about a third of the values drawn anew, since
-    with all of them drawn hardly a recipe would work; from then on what Optuna's tree-structured Parzen estimator
-    takes for better than the trials so far. Of that, every second trial takes about a quarter of the values only, and
-    the others from the best trial so far: with many parameters and few trials this comes further.
+    First the defaults. Then, with the sampler ``random``, all values drawn anew. With ``tpe``, up to `STARTUP` trials,
+    the defaults with about a third of the values drawn anew, since with all of them drawn hardly a recipe would work;
+    from then on what Optuna's tree-structured Parzen estimator takes for better than the trials so far. Of that, every
+    second trial takes about a quarter of the values only, and the others from the best trial so far: with many
+    parameters and few trials this comes further.
 
     Source: Bergstra et al. (2011), "Algorithms for hyper-parameter optimization", NeurIPS 24.
     """
-    number = len(done)
+    number, seed = len(done), draw.seed
     if not number:
         return {one.target: one.default for one in dimensions}
+    if draw.sampler == "random":
+        rng = np.random.default_rng([seed, number])
+        return {one.target: one.tidy(_drawn(one, rng, one.choices)) for one in dimensions}
     if number < STARTUP:
         return _near_defaults(dimensions, np.random.default_rng([seed, number]))
     import optuna
 
     with _quiet():
         own = int(np.random.default_rng([seed, number]).integers(2**31))
-        sampler = optuna.samplers.TPESampler(seed=own, multivariate=True, n_startup_trials=1)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+        tpe = optuna.samplers.TPESampler(seed=own, multivariate=True, n_startup_trials=1)
+        study = optuna.create_study(direction="maximize", sampler=tpe)
         study.add_trials([_frozen(dimensions, trial) for trial in done if _inside(dimensions, trial.values)])
         drawn = study.ask({one.target: _distribution(one) for one in dimensions}).params
     values = {one.target: one.tidy(drawn[one.target]) for one in dimensions}
@@ -133,15 +178,15 @@ def _near_defaults(dimensions: Sequence[Dimension], rng: np.random.Generator) ->
     anew = _some(rng, len(dimensions), _ANEW_AT_FIRST)
     values = {}
     for one, change in zip(dimensions, anew, strict=True):
-        drawn = one.tidy(_drawn(one, rng))
+        others = [choice for choice in one.choices if choice != one.default] or one.choices
+        drawn = one.tidy(_drawn(one, rng, others))
         values[one.target] = drawn if change or one.default not in one else one.default
     return values
 
 
-def _drawn(one: Dimension, rng: np.random.Generator) -> Any:
+def _drawn(one: Dimension, rng: np.random.Generator, choices: Sequence[Any]) -> Any:
     if one.choices:
-        others = [choice for choice in one.choices if choice != one.default] or list(one.choices)
-        return others[int(rng.integers(len(others)))]
+        return choices[int(rng.integers(len(choices)))]
     if one.whole and not one.log:
         return int(rng.integers(int(one.low), int(one.high) + 1))
     if one.log:
@@ -214,12 +259,12 @@ class Store:
         first = study.user_attrs.get("trial 0")
         if first is None:
             return []
-        found = {0: Trial(**first)}
+        found = {0: _again(first)}
         for trial in study.get_trials(deepcopy=False):
             number = trial.user_attrs.get("number")
             if number and trial.value is not None:
-                more = {key: trial.user_attrs[key] for key in ("number", "failed", "seconds")}
-                found[number] = Trial(values=dict(trial.params), score=trial.value, **more)
+                more = {key: value for key, value in trial.user_attrs.items() if key in _KEPT}
+                found[number] = _again({**more, "values": dict(trial.params), "score": trial.value})
         return [found[number] for number in range(len(found)) if number in found]
 
     def add(self, name: str, dimensions: Sequence[Dimension], trial: Trial) -> None:
@@ -250,6 +295,14 @@ class Store:
                 )
             self._studies[name] = study
         return self._studies[name]
+
+
+_KEPT = {one.name for one in fields(Trial)}
+
+
+def _again(kept: Mapping[str, Any]) -> Trial:
+    """Return a trial from what JSON made of it."""
+    return Trial(**{**kept, "curve": tuple((epoch, score) for epoch, score in kept.get("curve", ()))})
 
 
 def _is_database(path: Path) -> bool:

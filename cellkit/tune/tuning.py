@@ -14,7 +14,7 @@ from cellkit.core.errors import UsageError
 from cellkit.core.recipe import Recipe
 from cellkit.metrics.pooling import interval
 from cellkit.tune.scoring import Scorer
-from cellkit.tune.search import Store, Trial, best, search
+from cellkit.tune.search import Draw, Outcome, Sampler, Store, Trial, best, search
 
 __all__ = ["ALL", "Fold", "Gain", "Options", "Tuning", "folds", "gain", "tune"]
 
@@ -27,8 +27,8 @@ ALL = "all"
 class Options:
     """How a recipe is tuned.
 
-    `trials` of each search, `folds`, the `seed`, the `seconds` there are (None: no bound), and whether the tuned recipe
-    is wanted even where it gains nothing on held-out images (`force`).
+    `trials` of each search, `folds`, the `seed`, the `seconds` there are (None: no bound), whether the tuned recipe
+    is wanted even where it gains nothing on held-out images (`force`), and the `sampler` (see `propose`).
     """
 
     trials: int = 40
@@ -36,6 +36,7 @@ class Options:
     seed: int = 0
     seconds: float | None = None
     force: bool = False
+    sampler: Sampler = "tpe"
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ def tune(
     def searched(label: str, images: Sequence[str]) -> list[Trial]:
         return search(
             scorer.space.dimensions,
-            lambda values: scorer.score(values, images),
+            lambda values, _: Outcome(*scorer.score(values, images)),
             trials=options.trials,
-            seed=options.seed,
+            draw=Draw(options.seed, options.sampler),
             store=(store, label) if store is not None else None,
             enough=clock.share(),
             on_trial=(lambda trial: on_trial(label, trial)) if on_trial is not None else None,
