@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cellkit.core.recipe import dump
+from cellkit.tune.dimension import Dimension
 from cellkit.tune.scoring import Scorer
 from cellkit.tune.search import Trial
-from cellkit.tune.tuning import ALL, Options, Tuning
+from cellkit.tune.tuning import ALL, Gain, Options, Tuning
 
-__all__ = ["Given", "account", "headline", "summary", "write_recipe", "write_trials"]
+__all__ = [
+    "Given",
+    "account",
+    "finite",
+    "gain_data",
+    "headline",
+    "sentence",
+    "summary",
+    "value_text",
+    "write_commented",
+    "write_recipe",
+    "write_trials",
+]
 
 
 @dataclass(frozen=True)
@@ -29,15 +42,19 @@ class Given:
 
 def headline(found: Tuning) -> str:
     """Return in one sentence what tuning has brought."""
-    one = found.gain
+    return sentence(found.gain, found.tuned, "recipe")
+
+
+def sentence(one: Gain, tuned: bool, what: str) -> str:
+    """Return in one sentence what a gain means for `what` was tuned, given whether it is written `tuned`."""
     sure = "" if math.isnan(one.low) else f", 95 % interval {one.low:+.4f} to {one.high:+.4f}"
     text = f"gain on held-out images {one.value:+.4f}{sure} ({one.default:.4f} to {one.tuned:.4f})"
-    if one.value <= 0 and not found.tuned:
-        return f"tuning does not help; the recipe is written unchanged: {text}"
+    if one.value <= 0 and not tuned:
+        return f"tuning does not help; the {what} is written unchanged: {text}"
     if one.value <= 0:
-        return f"tuning does not help, and the tuned recipe is written only because it was asked for: {text}"
-    if not found.tuned:
-        return f"on all images nothing is better than the recipe as it is, which is written unchanged: {text}"
+        return f"tuning does not help, and the tuned {what} is written only because it was asked for: {text}"
+    if not tuned:
+        return f"on all images nothing is better than the {what} as it is, which is written unchanged: {text}"
     return f"{text}; it may be chance, as the interval holds 0" if one.low <= 0 else text
 
 
@@ -58,7 +75,7 @@ def account(found: Tuning, scorer: Scorer, options: Options, given: Given) -> li
         first, last = found.searches[ALL][0].score, found.best.score
         lines.append(f"On the images it was tuned on: {first:.4f} before, {last:.4f} after (not held out).")
         lines.append("Changed:")
-        lines += [f"  {target}: {_text(was)} -> {_text(now)}" for target, was, now in _changed(found, scorer)]
+        lines += [f"  {target}: {value_text(was)} -> {value_text(now)}" for target, was, now in _changed(found, scorer)]
     if found.failed:
         lines.append(f"A step fails on {len(found.failed):,} of the images, which count as 0.")
     return lines
@@ -66,23 +83,34 @@ def account(found: Tuning, scorer: Scorer, options: Options, given: Given) -> li
 
 def write_recipe(path: Path, found: Tuning, lines: list[str]) -> None:
     """Write the recipe with `lines` as comments on top. Raises `WriteError`."""
+    write_commented(path, lines, dump(found.recipe))
+
+
+def write_commented(path: Path, lines: Sequence[str], text: str) -> None:
+    """Write `text` with `lines` as comments on top. Raises `WriteError`."""
     head = "".join(f"# {' '.join(line.split()) if not line.startswith('  ') else line}\n" for line in lines)
-    _write(path, head + dump(found.recipe))
+    _write(path, head + text)
 
 
-def write_trials(path: Path, found: Tuning, scorer: Scorer) -> None:
-    """Write one row for each trial: search, number, score, failed images, seconds, values. Raises `WriteError`."""
+def write_trials(
+    path: Path,
+    searches: Mapping[str, Sequence[Trial]],
+    dimensions: Sequence[Dimension],
+    columns: Sequence[str] = ("failed",),
+) -> None:
+    """Write one row for each trial: search, number, score, `columns`, seconds, values. Raises `WriteError`."""
     import io
 
-    targets = [one.target for one in scorer.space.dimensions]
+    targets = [one.target for one in dimensions]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["search", "trial", "score", "failed_images", "seconds", *targets])
-    for name, trials in found.searches.items():
+    heads = ["failed_images" if column == "failed" else column for column in columns]
+    writer.writerow(["search", "trial", "score", *heads, "seconds", *targets])
+    for name, trials in searches.items():
         for trial in trials:
-            values = [_text(trial.values[target]) for target in targets]
-            row = [name, trial.number, f"{trial.score:.6f}", trial.failed, f"{trial.seconds:.3f}", *values]
-            writer.writerow(row)
+            values = [value_text(trial.values[target]) for target in targets]
+            more = [getattr(trial, column) for column in columns]
+            writer.writerow([name, trial.number, f"{trial.score:.6f}", *more, f"{trial.seconds:.3f}", *values])
     _write(path, text.getvalue())
 
 
@@ -99,16 +127,9 @@ def summary(found: Tuning, scorer: Scorer, options: Options, given: Given) -> di
         "image_count": len(scorer.cases),
         "seed": options.seed,
         "trials": options.trials,
-        "held_out": {
-            "default": _finite(found.gain.default),
-            "tuned": _finite(found.gain.tuned),
-            "gain": _finite(found.gain.value),
-            "low": _finite(found.gain.low),
-            "high": _finite(found.gain.high),
-            "method": found.gain.method,
-        },
+        "held_out": gain_data(found.gain),
         "folds": [
-            {"images": one.images, "trials": one.trials, "default": _finite(one.default), "tuned": _finite(one.tuned),
+            {"images": one.images, "trials": one.trials, "default": finite(one.default), "tuned": finite(one.tuned),
              "values": dict(one.best.values)}
             for one in found.folds
         ],
@@ -141,11 +162,25 @@ def _trials(found: Tuning, options: Options) -> str:
     return f"{min(counts)} to {max(counts)} of {options.trials} trials a search, as time ran out"
 
 
-def _finite(value: float) -> float | None:
+def gain_data(gain: Gain) -> dict[str, Any]:
+    """Return a gain for JSON."""
+    return {
+        "default": finite(gain.default),
+        "tuned": finite(gain.tuned),
+        "gain": finite(gain.value),
+        "low": finite(gain.low),
+        "high": finite(gain.high),
+        "method": gain.method,
+    }
+
+
+def finite(value: float) -> float | None:
+    """Return a number, or None for JSON where it is none."""
     return value if math.isfinite(value) else None
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return a value as a table shows it."""
     return "true" if value is True else "false" if value is False else "" if value is None else str(value)
 
 

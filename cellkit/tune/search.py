@@ -23,12 +23,26 @@ from cellkit.tune.dimension import Dimension
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["STARTUP", "Draw", "OutOfTime", "Outcome", "Sampler", "Store", "Trial", "best", "propose", "search"]
+__all__ = [
+    "STARTUP",
+    "Curve",
+    "Draw",
+    "OutOfTime",
+    "Outcome",
+    "Sampler",
+    "Store",
+    "Trial",
+    "best",
+    "propose",
+    "quiet",
+    "search",
+]
 
 STARTUP = 10
 """Trials before the model of good values is asked, the defaults among them."""
 _ANEW_AT_FIRST = 1 / 3
 _ANEW = 1 / 4
+_ATTEMPTS = 20
 
 Sampler = Literal["tpe", "random"]
 Curve = tuple[tuple[int, float], ...]
@@ -133,34 +147,44 @@ def propose(dimensions: Sequence[Dimension], done: Sequence[Trial], draw: Draw =
     the defaults with about a third of the values drawn anew, since with all of them drawn hardly a recipe would work;
     from then on what Optuna's tree-structured Parzen estimator takes for better than the trials so far. Of that, every
     second trial takes about a quarter of the values only, and the others from the best trial so far: with many
-    parameters and few trials this comes further.
+    parameters and few trials this comes further. What was tried before is proposed again only where hardly anything
+    else is left.
 
     Source: Bergstra et al. (2011), "Algorithms for hyper-parameter optimization", NeurIPS 24.
     """
-    number, seed = len(done), draw.seed
-    if not number:
+    if not done:
         return {one.target: one.default for one in dimensions}
+    values: dict[str, Any] = {}
+    for attempt in range(_ATTEMPTS):  # what was tried before would teach nothing
+        values = _proposed(dimensions, done, draw, [draw.seed, len(done), *([attempt] if attempt else [])])
+        if not any(values == trial.values for trial in done):
+            break
+    return values
+
+
+def _proposed(dimensions: Sequence[Dimension], done: Sequence[Trial], draw: Draw, seed: list[int]) -> dict[str, Any]:
+    number = len(done)
     if draw.sampler == "random":
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng(seed)
         return {one.target: one.tidy(_drawn(one, rng, one.choices)) for one in dimensions}
     if number < STARTUP:
-        return _near_defaults(dimensions, np.random.default_rng([seed, number]))
+        return _near_defaults(dimensions, np.random.default_rng(seed))
     import optuna
 
-    with _quiet():
-        own = int(np.random.default_rng([seed, number]).integers(2**31))
+    with quiet():
+        own = int(np.random.default_rng(seed).integers(2**31))
         tpe = optuna.samplers.TPESampler(seed=own, multivariate=True, n_startup_trials=1)
         study = optuna.create_study(direction="maximize", sampler=tpe)
         study.add_trials([_frozen(dimensions, trial) for trial in done if _inside(dimensions, trial.values)])
         drawn = study.ask({one.target: _distribution(one) for one in dimensions}).params
     values = {one.target: one.tidy(drawn[one.target]) for one in dimensions}
-    return values if number % 2 else _near_best(dimensions, values, best(done).values, seed, number)
+    return values if number % 2 else _near_best(dimensions, values, best(done).values, seed)
 
 
 def _near_best(
-    dimensions: Sequence[Dimension], values: Mapping[str, Any], good: Mapping[str, Any], seed: int, number: int
+    dimensions: Sequence[Dimension], values: Mapping[str, Any], good: Mapping[str, Any], seed: list[int]
 ) -> dict[str, Any]:
-    anew = _some(np.random.default_rng([seed, number, 1]), len(dimensions), _ANEW)
+    anew = _some(np.random.default_rng([*seed, 1]), len(dimensions), _ANEW)
     return {
         one.target: values[one.target] if change or good[one.target] not in one else good[one.target]
         for one, change in zip(dimensions, anew, strict=True)
@@ -238,7 +262,7 @@ class Store:
             raise UsageError(f"{self.path}: holds no trials of a tuning; remove it, or start over with --fresh")
         if not self.path.parent.is_dir():
             raise UsageError(f"{self.path.parent}: no such folder; make it first")
-        with _quiet():
+        with quiet():
             self._storage = optuna.storages.RDBStorage(f"sqlite:///{self.path}")
         self._studies: dict[str, optuna.Study] = {}
 
@@ -270,7 +294,7 @@ class Store:
     def add(self, name: str, dimensions: Sequence[Dimension], trial: Trial) -> None:
         """Keep a trial."""
         study = self._study(name)
-        with _quiet():
+        with quiet():
             if trial.number == 0:  # may lie outside the ranges, which Optuna has no place for
                 study.set_user_attr("trial 0", asdict(trial))
             else:
@@ -280,7 +304,7 @@ class Store:
         import optuna
 
         if name not in self._studies:
-            with _quiet():
+            with quiet():
                 study = optuna.create_study(
                     storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
                 )
@@ -320,7 +344,7 @@ def _is_database(path: Path) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Optuna from telling of every trial, and of features that it calls experimental."""
     import optuna
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from cellkit.core.errors import UsageError
 from cellkit.core.recipe import Recipe
+from cellkit.metrics import Report
 from cellkit.metrics.pooling import interval
 from cellkit.tune.scoring import Scorer
 from cellkit.tune.search import Draw, Outcome, Sampler, Store, Trial, best, search
 
-__all__ = ["ALL", "Fold", "Gain", "Options", "Tuning", "folds", "gain", "tune"]
+__all__ = ["ALL", "Fold", "Gain", "Options", "Tuning", "between", "drawn_units", "folds", "gain", "tune"]
 
 _LAST = 5
 ALL = "all"
@@ -181,15 +182,30 @@ def gain(scorer: Scorer, default: Mapping[str, Any], tuned: Mapping[str, Any], d
     if pooling != "images":
         low, high = _spread([fold.tuned - fold.default for fold in done], values[1] - values[0])
         return Gain(values[0], values[1], low, high, f"Student's t over {len(done)} folds")
-    each = np.array([[row["value"] for row in one.per_image] for one in reports], np.float64)
+    return between(reports[0], reports[1], {name: scorer.cases[name].group for name in default})
+
+
+def between(before: Report, after: Report, groups: Mapping[str, str]) -> Gain:
+    """Return the gain of one report over another on the same images, each a mean of images.
+
+    `groups` names the images in the order of the reports, each with what may not be cut (empty: nothing). The interval
+    is a bootstrap of images, or of groups where there are some, each with both its scores.
+    """
+    each = np.array([[row["value"] for row in one.per_image] for one in (before, after)], np.float64)
     there = np.isfinite(each).all(axis=0)
-    names = [name for name, ok in zip(default, there, strict=True) if ok]
+    names = [name for name, ok in zip(groups, there, strict=True) if ok]
     rows = np.stack([np.diff(each, axis=0)[0], np.ones(len(there))], axis=1)[there]
-    groups = [scorer.cases[name].group or f"image {name}" for name in names]
-    alone = not any(scorer.cases[name].group for name in names)
-    low, high = interval(rows, lambda sums: float(sums[0] / sums[1]), groups=None if alone else groups)
-    what = f"{len(names):,} images" if alone else f"{len(set(groups)):,} groups of {len(names):,} images"
-    return Gain(values[0], values[1], low, high, f"percentile bootstrap of {what}")
+    units, what = drawn_units({name: groups[name] for name in names})
+    low, high = interval(rows, lambda sums: float(sums[0] / sums[1]), groups=units)
+    return Gain(before.value, after.value, low, high, f"percentile bootstrap of {what}")
+
+
+def drawn_units(groups: Mapping[str, str]) -> tuple[list[str] | None, str]:
+    """Return what a bootstrap draws, one for each image (None: images), and what to call it."""
+    if not any(groups.values()):
+        return None, f"{len(groups):,} images"
+    units = [group or f"image {name}" for name, group in groups.items()]
+    return units, f"{len(set(units)):,} groups of {len(units):,} images"
 
 
 def _spread(gains: Sequence[float], mean: float) -> tuple[float, float]:
