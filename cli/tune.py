@@ -35,8 +35,8 @@ _FILE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--vary", multiple=True, metavar="STEP.PARAM[=...]",
     help="Vary this: step.param, step (all of it), step.param=0.5..1.5 or step.param=a|b|c; of a config section.key. "
-    "May be given again.  [default: every parameter with a range or choices but models and tiles, from half to twice its "
-    "value; of a config the learning rate, a decade up and down]",
+    "May be given again.  [default: every parameter with a range or choices but models and tiles, from half to twice "
+    "its value; of a config the learning rate, a decade up and down]",
 )  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), help="Trials of each search.  [default: 40, of a config 20]")
 @click.option("--sampler", type=click.Choice(["tpe", "random"]), default="tpe", show_default=True, help="How values are drawn.")  # fmt: skip # noqa: E501

@@ -33,6 +33,7 @@ class Tally:
     def count(self, search: str, trial: Trial) -> None:
         """Take note of a trial of the search called `search`."""
         self.trials += 1
+        self.detail = ""
         first, best = self.best.get(search, (trial.score, trial.score))
         self.best[search] = first, max(best, trial.score)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TRIALS = 20
 _SHOWN = 10
+_FEW = 10
 
 
 def tune_training(ctx: click.Context, options: TuneGiven) -> None:
@@ -61,11 +62,16 @@ def _tuned(options: TuneGiven, show: Lines) -> tuple[ConfigTuning, Asked]:
     parts = open_parts(config, options.data)
     state, folder = state_file(options), _folder(options)
     left = None if seconds is None else max(0.0, seconds - (time.monotonic() - started))
-    plan = Plan(options.seed, options.prune, options.device, left)
+    plan = Plan(options.seed, options.prune, options.device, left, options.search_only)
     trainings = Trainings(space, parts, folder, plan, show.tell)
     if options.prune != "none" and config.loop.validate >= config.loop.epochs:
         show.say("note: loop.validate leaves one validation, at the end, so that no trial can be given up early")
-    wanted = Wanted(options.trials or _TRIALS, Draw(options.seed, options.sampler), options.search_only, options.force)
+    judges = sum(row.part == "val" for row in trainings.inner)
+    if judges < _FEW:
+        show.say(
+            f"note: trials are scored on {judges} of the images to train on, so that chance has a large part in it"
+        )
+    wanted = Wanted(options.trials or _TRIALS, Draw(options.seed, options.sampler), options.force)
     with Store(state, _identity(space, parts, options), fresh=options.fresh) as store:
         trainings.begin(fresh=options.fresh)
         show.start(wanted.trials)
@@ -107,6 +113,7 @@ def _identity(space: ConfigSpace, parts: Parts, options: TuneGiven) -> dict[str,
     return {
         "the config": digest(space.config.text),
         "its recipe": digest(dump(space.config.recipe)),
+        "the weights to start from": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _starts(space)],
         "plug-ins": registry.plugin_digests(),
         "--vary": [str(one) for one in space.dimensions],
         "--sampler": options.sampler,
@@ -114,6 +121,13 @@ def _identity(space: ConfigSpace, parts: Parts, options: TuneGiven) -> dict[str,
         "--seed": options.seed,
         "the images, their parts or their groups": digest(images),
     }
+
+
+def _starts(space: ConfigSpace) -> list[Path]:
+    """Return the files of weights that trials may start from."""
+    varied = [choice for one in space.dimensions if one.target == "model.start" for choice in one.choices]
+    paths = [space.config.folder / name for name in (space.config.model.start, *varied) if name]
+    return [path for path in paths if path.is_file()]
 
 
 def _print(found: ConfigTuning, asked: Asked, options: TuneGiven) -> None:

@@ -83,17 +83,19 @@ def expanded(section: str, spec: Any) -> list[dict[str, Any]]:
 
 
 def flow(value: Any) -> Any:
-    """Return a value as it is, or as YAML on one line where it is a list or a mapping."""
+    """Return a value as it is, or as YAML on one line where it is a list or a mapping; a name alone stays a name."""
     import yaml
 
-    if not isinstance(value, (list, tuple, Mapping)):
-        return value
     plain = _plain(value)
+    if not isinstance(plain, (list, dict)):
+        return plain
     return yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**9).strip()
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
+        if [*value] == ["name"]:
+            return value["name"]
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 

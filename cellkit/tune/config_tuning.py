@@ -32,14 +32,10 @@ _RESAMPLES = 300
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted: so many `trials`, drawn as `draw` says.
-
-    `search_only`: no training at the end to measure the gain by. `force`: the tuned config even where it gains nothing.
-    """
+    """What is wanted: so many `trials`, drawn as `draw` says; `force`: the tuned config even where it gains nothing."""
 
     trials: int = 20
     draw: Draw = field(default_factory=Draw)
-    search_only: bool = False
     force: bool = False
 
 
@@ -106,7 +102,7 @@ def tune_config(
         )
     found = best(trials)
     device = choose_device(trainings.plan.device)
-    measured = _measured(trainings, found, wanted, device)
+    measured = _measured(trainings, found, device)
     helps = found.number != 0 and (wanted.force or measured.stands)
     inner = [row.part for row in trainings.inner]
     return ConfigTuning(
@@ -141,11 +137,11 @@ class _Scored:
     protocol: Protocol
 
 
-def _measured(trainings: Trainings, found: Trial, wanted: Wanted, device: Any) -> _Measured:
+def _measured(trainings: Trainings, found: Trial, device: Any) -> _Measured:
     """Train the config as it was and that of the trial `found` on all images to train on, and compare them."""
     if found.number == 0:
         return _Measured(why="no trial is better than the config as it is")
-    if wanted.search_only:
+    if trainings.plan.search_only:
         return _Measured(why="left out with --search-only")
     sides: list[_Scored] = []
     models: dict[int, Path] = {}

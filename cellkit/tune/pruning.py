@@ -24,7 +24,7 @@ _WARM_UP = 1 / 4
 def hopeless(done: Sequence[Trial], curve: Curve, rule: Prune, epochs: int) -> bool:
     """Tell whether to give up a training of `epochs` with the scores `curve` so far, after the trials `done`.
 
-    ``median``: where its best score is below the median of what the others had at the same epoch; not before four are
+    ``median``: where its best score is below the median of the others' best up to the same epoch; not before four are
     through, nor in the first quarter. ``halving``: where it is not among the better half of those that came as far,
     asked after the first validation, then at twice, four times, ... as many epochs. What is decided hangs on the
     arguments alone.
@@ -60,9 +60,10 @@ def _pruner(rule: Prune, first: int, epochs: int) -> optuna.pruners.BasePruner:
 
 
 def _replay(trial: optuna.Trial, curve: Curve) -> bool:
-    """Report the scores of a curve; return what the pruner says to the last."""
-    verdict = False
+    """Report the best score so far, which is what a trial counts by, at every validation; return the last verdict."""
+    verdict, highest = False, 0.0
     for epoch, score in curve:
-        trial.report(score if math.isfinite(score) else 0.0, epoch)
-        verdict = trial.should_prune()
+        highest = max(highest, score) if math.isfinite(score) else highest
+        trial.report(highest, epoch)
+        verdict = bool(trial.should_prune())
     return verdict

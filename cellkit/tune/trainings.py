@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,13 +36,15 @@ Tell = Callable[[str], object]
 class Plan:
     """How trainings are searched: the `seed` of the inner parts, the `prune` rule, and the `device`.
 
-    `seconds`: there are for everything (None: no bound).
+    `seconds`: there are for everything (None: no bound). `search_only`: without trainings at the end that measure the
+    gain.
     """
 
     seed: int = 0
     prune: Prune = "median"
     device: str = "auto"
     seconds: float | None = None
+    search_only: bool = False
 
 
 class GivenUp(Exception):
@@ -129,7 +133,7 @@ class Trainings:
         left = self.end - time.monotonic()
         if left <= 0:
             return None
-        what = "the config as it was" if number == 0 else f"trial {number}"
+        what = f"{f'trial {number}' if number else 'the config as it was'}, on all images"
         try:
             report = self._train(config, folder, left, _Watch(folder, (), "none", config.loop.epochs, self.tell, what))
         except UsageError:
@@ -149,12 +153,18 @@ class Trainings:
     def _train(self, config: TrainConfig, folder: Path, left: float, show: Silent) -> Report:
         limit = None if math.isinf(left) else max(left, 0.0)
         there = (folder / CONFIG).exists()
-        data = self.parts.folder
-        return train(config, folder, data=data, resume=there, time_limit=limit, device=self.plan.device, show=show)
+        if there and (folder / CONFIG).read_text(encoding="utf-8") != config.text:
+            shutil.rmtree(folder)  # of other values: what was in flight when the search went another way
+            there = False
+        data, device = self.parts.folder, self.plan.device
+        try:
+            return train(config, folder, data=data, resume=there, time_limit=limit, device=device, show=show)
+        finally:
+            gc.collect()  # a network and its trainer hold one another, and the memory of the device
 
     def _reserve(self, done: Sequence[Trial]) -> float:
-        """Return the seconds that two trainings on all images are likely to take."""
-        return 2 * max((trial.seconds for trial in done), default=0.0)
+        """Return the seconds that the trainings on all images are likely to take."""
+        return 0.0 if self.plan.search_only else 2 * max((trial.seconds for trial in done), default=0.0)
 
     def _left(self, done: Sequence[Trial]) -> float:
         return self.end - self._reserve(done) - time.monotonic()
@@ -216,8 +226,6 @@ def _note(error: BaseException) -> str:
 
 def _remove(folder: Path) -> None:
     """Remove the folders of trainings, told by their names and the config in each."""
-    import shutil
-
     for path in folder.iterdir():
         if path.name.removeprefix("final-").isdecimal() and (path / CONFIG).is_file():
             shutil.rmtree(path)
