@@ -108,6 +108,18 @@ def test_all_ways_of_augmentation_are_tried_without_naming_them(models):
     assert searched.with_models == ()
 
 
+def test_tiles_and_models_are_left_out_unless_named(models):
+    recipe = load(
+        f"steps: [{{tile: {{size: 32, halo: 16}}, steps: [{{predict: {{model: '{models[0]}'}}}}]}}, "
+        "{channel: {name: nucleus}}, {threshold: {value: 0.5}}, components]"
+    )
+    targets = [one.target for one in space(recipe, "dsb2018").dimensions]
+    assert targets == ["predict.tta", "threshold.value", "components.connectivity"]
+    named = space(recipe, "dsb2018", ["tile.size=32,64", "predict.precision"])
+    assert [one.target for one in named.dimensions] == ["tile.size", "predict.precision"]
+    assert [one.at for one in named.dimensions] == [0, 0]
+
+
 def test_a_model_that_is_not_there_or_of_another_kind_is_told_before_the_first_trial(pictures, models, tmp_path):
     with pytest.raises(UsageError, match=r"nowhere\.safetensors: no such file"):
         space(load(RECIPE), "dsb2018", [f"predict.model={models[0]}|{tmp_path / 'nowhere.safetensors'}"])

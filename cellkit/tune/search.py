@@ -156,15 +156,18 @@ def propose(dimensions: Sequence[Dimension], done: Sequence[Trial], draw: Draw =
         return {one.target: one.default for one in dimensions}
     values: dict[str, Any] = {}
     for attempt in range(_ATTEMPTS):  # what was tried before would teach nothing
-        values = _proposed(dimensions, done, draw, [draw.seed, len(done), *([attempt] if attempt else [])])
+        sampler = draw.sampler if attempt < _ATTEMPTS // 2 else "random"
+        values = _proposed(dimensions, done, sampler, [draw.seed, len(done), *([attempt] if attempt else [])])
         if not any(values == trial.values for trial in done):
             break
     return values
 
 
-def _proposed(dimensions: Sequence[Dimension], done: Sequence[Trial], draw: Draw, seed: list[int]) -> dict[str, Any]:
+def _proposed(
+    dimensions: Sequence[Dimension], done: Sequence[Trial], sampler: Sampler, seed: list[int]
+) -> dict[str, Any]:
     number = len(done)
-    if draw.sampler == "random":
+    if sampler == "random":
         rng = np.random.default_rng(seed)
         return {one.target: one.tidy(_drawn(one, rng, one.choices)) for one in dimensions}
     if number < STARTUP:
