@@ -135,7 +135,7 @@ def _print(found: ConfigTuning, asked: Asked, options: TuneGiven) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from cellkit.tune.config_output import headline
+    from cellkit.tune.config_output import counted, headline
     from cellkit.tune.output import value_text
 
     console = Console(soft_wrap=True)
@@ -153,8 +153,8 @@ def _print(found: ConfigTuning, asked: Asked, options: TuneGiven) -> None:
     console.print(table)
     if len(order) > _SHOWN:
         console.print(f"[dim]and {len(order) - _SHOWN:,} more in the table[/]", highlight=False)
-    if found.gain is not None:
-        console.print(f"[dim]Interval: {found.gain.method}. {found.seconds:,.0f} s.[/]", highlight=False)
+    interval = f"Interval: {found.gain.method}. " if found.gain is not None else ""
+    console.print(f"[dim]{interval}{counted(found, asked.wanted)}. {found.seconds:,.0f} s.[/]", highlight=False)
     if found.model is not None:
         console.print(f"trained with it: {escape(str(found.model))}", highlight=False)
     console.print(f"{escape(str(options.out))}, {escape(options.out.with_suffix('.csv').name)}", highlight=False)

@@ -53,6 +53,12 @@ def test_who_imports_whom(part):
         assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
+def test_recipes_are_tuned_without_what_trains():
+    for path in (PACKAGE / "tune").glob("*.py"):
+        if not path.name.startswith(("config_", "trainings")):
+            assert not imported(path) & {"train", "models"}, path.name
+
+
 def test_every_part_is_listed():
     parts = {p.name for p in PACKAGE.iterdir() if p.is_dir() and list(p.glob("*.py"))}
     assert parts == set(MAY_IMPORT)

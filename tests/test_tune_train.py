@@ -9,11 +9,13 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from cellkit.core import UsageError
+from cellkit.metrics import PROTOCOLS
 from cells_to_learn import config_of, draw, text_of
 
 torch = pytest.importorskip("torch")
@@ -22,6 +24,7 @@ pytest.importorskip("lightning")
 from cellkit.train.config import parse_config, read_config  # noqa: E402
 from cellkit.train.parts import open_parts  # noqa: E402
 from cellkit.tune.config_space import config_space, written  # noqa: E402
+from cellkit.tune.config_tuning import _gain, _Scored  # noqa: E402
 from cellkit.tune.pruning import hopeless  # noqa: E402
 from cellkit.tune.search import Trial  # noqa: E402
 from cellkit.tune.trainings import Plan, Trainings  # noqa: E402
@@ -200,6 +203,25 @@ def test_halving_keeps_the_better_half_at_every_doubling():
     assert not hopeless(done, ((1, 0.7), (2, 0.7), (3, 0.1), (4, 0.1)), "halving", 8)  # its best counts
 
 
+def test_a_pooled_score_has_an_interval_of_both_scores_on_the_same_images():
+    rng = np.random.default_rng(0)
+    truths = {name: (rng.random((30, 30)) > 0.6).astype(np.int32) for name in ("a", "b")}
+    protocol = PROTOCOLS["pixel"]
+
+    def side(wrong):
+        counts = {n: protocol.count(t, np.where(rng.random(t.shape) < wrong[n], 1 - t, t)) for n, t in truths.items()}
+        return _Scored(protocol.report(counts), counts, protocol)
+
+    before, after = side({"a": 0.3, "b": 0.3}), side({"a": 0.05, "b": 0.25})
+    found = _gain(before, after, {"a": "", "b": ""})
+    assert found.value == pytest.approx(after.report.value - before.report.value)
+    # Of two images a bootstrap draws either twice, or both.
+    alone = [protocol.report({n: after.counts[n]}).value - protocol.report({n: before.counts[n]}).value for n in truths]
+    assert (found.low, found.high) == (pytest.approx(min(alone)), pytest.approx(max(alone)))
+    assert found.method == "percentile bootstrap of 2 images"
+    assert np.isnan(_gain(before, after, {"a": "one", "b": "one"}).low)
+
+
 def command(cells, out, *more, rate=1e-7, loop=None, **changes):
     path = cells / f"{out.stem}-train.yaml"
     path.write_text(text_of(cells, "sigmoid", {**SHORT, **(loop or {})}, optimiser={"name": "adamw", "rate": rate}, **changes))  # fmt: skip # noqa: E501
@@ -266,7 +288,7 @@ def test_hopeless_trials_are_given_up_and_told_and_without_a_gain_the_config_sta
     assert [row["pruned"] for row in rows] == ["0", "2", "2"]
     assert "trial 1: given up after epoch 2, score 0.0000" in done.stderr
     assert "given up after epoch 2" in done.stdout
-    assert "the config is written unchanged: no trial is better than the config as it is" in done.stdout
+    assert "the config is written unchanged: no trial is better than the config as it is, of 2 others" in done.stdout
     head = [line for line in out.read_text().splitlines() if line.startswith("#")]
     assert any("3 trials, 2 given up early" in line for line in head)
     assert len(rows_of(out.with_suffix(".trials") / "001" / "log.csv")) == 2

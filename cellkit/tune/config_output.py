@@ -13,7 +13,7 @@ from cellkit.tune.config_tuning import SEARCH, ConfigTuning, Wanted
 from cellkit.tune.output import finite, gain_data, sentence, value_text, write_commented, write_trials
 from cellkit.tune.trainings import Trainings
 
-__all__ = ["Asked", "account", "headline", "summary", "write"]
+__all__ = ["Asked", "account", "counted", "headline", "summary", "write"]
 
 _PATHS = ("recipe", "baseline", "data.folder", "data.split", "model.start")
 
@@ -50,7 +50,7 @@ def account(found: ConfigTuning, asked: Asked) -> list[str]:
         f"Trials: trained on {train:,} of the images to train on, scored on the other {inner:,}; "
         + (f"the gain is on the {val:,} to validate on, which no trial has seen." if found.gain else "no others seen."),
         f"Score: {found.metric}.",
-        f"Search: {_count(found, asked.wanted)}, sampler {asked.wanted.draw.sampler}, prune {plan.prune}, "
+        f"Search: {counted(found, asked.wanted)}, sampler {asked.wanted.draw.sampler}, prune {plan.prune}, "
         f"seed {asked.wanted.draw.seed}.",
     ]
     if found.tuned:
@@ -108,7 +108,8 @@ def _changed(found: ConfigTuning, was: Mapping[str, Any]) -> dict[str, Any]:
     return {target: now for target, now in found.best.values.items() if now != was[target]}
 
 
-def _count(found: ConfigTuning, wanted: Wanted) -> str:
+def counted(found: ConfigTuning, wanted: Wanted) -> str:
+    """Return how many trials there were, in words."""
     done, pruned = len(found.trials), sum(bool(one.pruned) for one in found.trials)
     failed = sum(bool(one.failed) for one in found.trials)
     text = f"{done} trials" if done >= wanted.trials else f"{done} of {wanted.trials} trials, as time ran out"

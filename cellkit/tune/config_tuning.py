@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cellkit.core.errors import CellkitError, UsageError
-from cellkit.metrics import Protocol, Report, Settings
+from cellkit.metrics import PROTOCOLS, Protocol, Report, Settings
 from cellkit.metrics.pooling import ends, total, weights
 from cellkit.models import find_model, load_network
 from cellkit.models.device import choose_device
@@ -102,7 +102,7 @@ def tune_config(
         )
     found = best(trials)
     device = choose_device(trainings.plan.device)
-    measured = _measured(trainings, found, device)
+    measured = _measured(trainings, found, device, len(trials) - 1)
     helps = found.number != 0 and (wanted.force or measured.stands)
     inner = [row.part for row in trainings.inner]
     return ConfigTuning(
@@ -137,10 +137,12 @@ class _Scored:
     protocol: Protocol
 
 
-def _measured(trainings: Trainings, found: Trial, device: Any) -> _Measured:
+def _measured(trainings: Trainings, found: Trial, device: Any, tried: int) -> _Measured:
     """Train the config as it was and that of the trial `found` on all images to train on, and compare them."""
+    if not tried:
+        return _Measured(why="there was no trial but that of the config as it is")
     if found.number == 0:
-        return _Measured(why="no trial is better than the config as it is")
+        return _Measured(why=f"no trial is better than the config as it is, of {tried:,} others")
     if trainings.plan.search_only:
         return _Measured(why="left out with --search-only")
     sides: list[_Scored] = []
@@ -187,6 +189,8 @@ def _gain(before: _Scored, after: _Scored, groups: Mapping[str, str]) -> Gain:
     """Return the gain of one model over another on the same images, with a paired interval."""
     if before.report.pooling == "images":
         return between(before.report, after.report, groups)
+    if before.protocol.name not in PROTOCOLS:  # its counts need not add up
+        return Gain(before.report.value, after.report.value, math.nan, math.nan, "none, as images cannot be told apart")
     units, what = drawn_units(groups)
     low, high = _redrawn(before, after, groups, units)
     return Gain(before.report.value, after.report.value, low, high, f"percentile bootstrap of {what}")

@@ -47,8 +47,8 @@ class Plan:
     search_only: bool = False
 
 
-class GivenUp(Exception):
-    """A training that has no hope left."""
+class Ended(Exception):
+    """A training that is through, or has no hope left: it need not write a model and score it once more."""
 
 
 class Trainings:
@@ -92,13 +92,15 @@ class Trainings:
         if config is None:
             return Outcome(0.0, 1, note="; ".join(map(str, faults)))
         folder = self.folder / f"{len(done):03d}"
+        _clear(folder, config)
         watch = _Watch(folder, done, self.plan.prune, config.loop.epochs, self.tell)
         try:
             watch.look()  # a kill may have come between the last score and what follows from it
             report = self._train(config, folder, self._left(done), watch)
-        except GivenUp:
+        except Ended:
             curve = watch.curve()
-            return Outcome(_highest(curve), curve=curve, pruned=curve[-1][0])
+            last = curve[-1][0]
+            return Outcome(_highest(curve), curve=curve, pruned=last if last < config.loop.epochs else 0)
         except (CellkitError, MemoryError, RuntimeError) as error:
             if time.monotonic() >= self.end - self._reserve(done) and isinstance(error, UsageError):
                 raise OutOfTime from error  # not one epoch was done
@@ -108,8 +110,8 @@ class Trainings:
             return Outcome(0.0, 1, watch.curve(), note=note)
         if not report.finished:
             raise OutOfTime
-        curve = watch.curve()
-        return Outcome(report.best if math.isfinite(report.best) else 0.0, curve=curve)
+        curve = watch.curve()  # ended by loop.hours or loop.patience
+        return Outcome(_highest(curve), curve=curve)
 
     def enough(self, done: Sequence[Trial]) -> bool:
         """Tell whether no trial more would end in time, with the two final trainings behind it."""
@@ -117,7 +119,7 @@ class Trainings:
         return time.monotonic() + longest > self.end - self._reserve(done)
 
     def tidy(self, trial: Trial) -> None:
-        """Remove what a finished trial leaves for going on; its log, its config and its model stay."""
+        """Remove what a finished trial leaves for going on; its log and its config stay."""
         for name in (LAST, BEST):
             (self.folder / f"{trial.number:03d}" / name).unlink(missing_ok=True)
 
@@ -130,12 +132,14 @@ class Trainings:
         if config is None:
             raise UsageError("; ".join(map(str, faults)))
         folder = self.folder / f"final-{number:03d}"
+        _clear(folder, config)
         left = self.end - time.monotonic()
         if left <= 0:
             return None
         what = f"{f'trial {number}' if number else 'the config as it was'}, on all images"
+        watch = _Watch(folder, None, "none", config.loop.epochs, self.tell, what)
         try:
-            report = self._train(config, folder, left, _Watch(folder, (), "none", config.loop.epochs, self.tell, what))
+            report = self._train(config, folder, left, watch)
         except UsageError:
             if time.monotonic() >= self.end:
                 return None
@@ -153,9 +157,6 @@ class Trainings:
     def _train(self, config: TrainConfig, folder: Path, left: float, show: Silent) -> Report:
         limit = None if math.isinf(left) else max(left, 0.0)
         there = (folder / CONFIG).exists()
-        if there and (folder / CONFIG).read_text(encoding="utf-8") != config.text:
-            shutil.rmtree(folder)  # of other values: what was in flight when the search went another way
-            there = False
         data, device = self.parts.folder, self.plan.device
         try:
             return train(config, folder, data=data, resume=there, time_limit=limit, device=device, show=show)
@@ -171,25 +172,27 @@ class Trainings:
 
 
 class _Watch(Silent):
-    """Tells of the epochs of a training, and gives it up where its scores leave it no hope."""
+    """Tells of the epochs of a training, and ends one that is a trial, after those that are `done` (None: no trial)."""
 
     def __init__(
-        self, folder: Path, done: Sequence[Trial], rule: Prune, epochs: int, tell: Tell, what: str = ""
+        self, folder: Path, done: Sequence[Trial] | None, rule: Prune, epochs: int, tell: Tell, what: str = ""
     ) -> None:
         self.folder, self.done, self.rule, self.epochs, self.tell = folder, done, rule, epochs, tell
-        self.what = what or f"trial {len(done)}"
+        self.what = what or f"trial {len(done or ())}"
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         score = f", score {row['score']:.4f}" if "score" in row else ""
         self.tell(f"{self.what}: epoch {row['epoch']:,} of {self.epochs:,}{score}")
-        if "score" in row and int(row["epoch"]) < self.epochs:
+        if "score" in row:
             self.look()
 
     def look(self) -> None:
-        """Raise `GivenUp` where there is no hope."""
+        """Raise `Ended` where a trial is through, or there is no hope."""
         curve = self.curve()
-        if curve and curve[-1][0] < self.epochs and hopeless(self.done, curve, self.rule, self.epochs):
-            raise GivenUp
+        if self.done is None or not curve:
+            return
+        if curve[-1][0] >= self.epochs or hopeless(self.done, curve, self.rule, self.epochs):
+            raise Ended
 
     def curve(self) -> Curve:
         """Return (epoch, score) of every validation so far, those before a kill too."""
@@ -222,6 +225,13 @@ def _note(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
         return "does not fit in memory; a smaller batch or crop may"
     raise error
+
+
+def _clear(folder: Path, config: TrainConfig) -> None:
+    """Remove a training of other values, which was in flight when the search went another way."""
+    path = folder / CONFIG
+    if path.is_file() and path.read_text(encoding="utf-8") != config.text:
+        shutil.rmtree(folder)
 
 
 def _remove(folder: Path) -> None:
