@@ -133,6 +133,8 @@ class Trainings:
             raise UsageError("; ".join(map(str, faults)))
         folder = self.folder / f"final-{number:03d}"
         _clear(folder, config)
+        if model_of(folder).is_file():  # through, before a kill
+            return config, folder
         left = self.end - time.monotonic()
         if left <= 0:
             return None
@@ -161,7 +163,8 @@ class Trainings:
         try:
             return train(config, folder, data=data, resume=there, time_limit=limit, device=device, show=show)
         finally:
-            gc.collect()  # a network and its trainer hold one another, and the memory of the device
+            if device != "cpu":
+                gc.collect()  # a network and its trainer hold one another, and the memory of the device
 
     def _reserve(self, done: Sequence[Trial]) -> float:
         """Return the seconds that the trainings on all images are likely to take."""
