@@ -352,6 +352,27 @@ def test_what_cannot_be_trained_scores_nothing_and_says_why(cells, tmp_path):
         trainings(space.defaults, [])
 
 
+def test_a_config_that_diverges_may_be_tuned_to_one_that_does_not(cells, tmp_path, monkeypatch):
+    from cellkit.train import dense
+
+    honest = dense.DenseTask.training_step
+
+    def exploding(self, batch, index):
+        if self.config.optimiser[1]["rate"] > 0.05:
+            raise dense.Diverged("the loss is nan")
+        return honest(self, batch, index)
+
+    monkeypatch.setattr(dense.DenseTask, "training_step", exploding)
+    out = tmp_path / "tuned.yaml"
+    more = ("--vary", "optimiser.rate=0.01..0.04", "--trials", 2)
+    done = invoke(*command(cells, out, *more, rate=0.09, loop={"epochs": 1}))
+    assert "trial 0: diverged: the loss is nan" in done.stderr
+    rows = rows_of(out.with_suffix(".csv"))
+    assert [(row["failed_images"], row["note"]) for row in rows] == [("1", "diverged: the loss is nan"), ("0", "")]
+    assert "not measured (the config as it was diverges" in done.stdout
+    assert read_config(out).optimiser[1]["rate"] == float(rows[1]["optimiser.rate"])
+
+
 def test_a_folder_of_other_values_is_begun_anew(cells, tmp_path):
     config = config_of(cells, "sigmoid", {**SHORT, "epochs": 1, "steps": 2})
     space = config_space(config)

@@ -17,6 +17,7 @@ from cellkit.metrics.pooling import ends, total, weights
 from cellkit.models import find_model, load_network
 from cellkit.models.device import choose_device
 from cellkit.train.config import TrainConfig
+from cellkit.train.dense import Diverged
 from cellkit.train.parts import Parts
 from cellkit.train.validate import Validator
 from cellkit.tune.search import Draw, Store, Trial, best, search
@@ -151,8 +152,10 @@ def _measured(trainings: Trainings, found: Trial, device: Any, tried: int) -> _M
         try:
             final = trainings.final(number, values)
         except CellkitError as error:
-            if not number:
+            if not number and not isinstance(error, Diverged):
                 raise
+            if not number:
+                return _Measured(why="the config as it was diverges, so that there is nothing to compare with")
             why = f"trial {number} cannot be trained on all images: {' '.join(str(error).split())}"
             return _Measured(why=why, stands=False, models=models)
         if final is None:

@@ -135,7 +135,7 @@ def parts_of(given: str) -> list[str]:
     for mark in "|,":
         parts, depth = [""], 0
         for letter in given:
-            depth += (letter in "[{") - (letter in "]}")
+            depth = max(0, depth + (letter in "[{") - (letter in "]}"))
             if letter == mark and not depth:
                 parts.append("")
             else:

@@ -41,7 +41,7 @@ def hopeless(done: Sequence[Trial], curve: Curve, rule: Prune, epochs: int) -> b
         study = optuna.create_study(direction="maximize", sampler=sampler, pruner=_pruner(rule, curve[0][0], epochs))
         for trial in done:
             one = study.ask()
-            _replay(one, trial.curve)
+            _replay(one, trial.curve, ask=rule == "halving")  # which notes down what it has let pass
             if trial.pruned:
                 study.tell(one, state=states.PRUNED)
             elif trial.failed:
@@ -59,11 +59,11 @@ def _pruner(rule: Prune, first: int, epochs: int) -> optuna.pruners.BasePruner:
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
 
 
-def _replay(trial: optuna.Trial, curve: Curve) -> bool:
+def _replay(trial: optuna.Trial, curve: Curve, *, ask: bool = True) -> bool:
     """Report the best score so far, which is what a trial counts by, at every validation; return the last verdict."""
     verdict, highest = False, 0.0
     for epoch, score in curve:
         highest = max(highest, score) if math.isfinite(score) else highest
         trial.report(highest, epoch)
-        verdict = bool(trial.should_prune())
+        verdict = ask and bool(trial.should_prune())
     return verdict

@@ -82,8 +82,9 @@ class Trainings:
     def __call__(self, values: Mapping[str, Any], done: Sequence[Trial]) -> Outcome:
         """Train with `values` and return the best score of a validation.
 
-        What cannot be trained scores nothing, with a note why, but where the config is as it was: then it raises
-        `CellkitError`. Raises `OutOfTime` where the time is over; the next call with the same values goes on.
+        What cannot be trained scores nothing, with a note why; where it is the config as it was, and not for its loss
+        alone, it raises `UsageError`. Raises `OutOfTime` where the time is over; the next call with the same values
+        goes on.
         """
         before = next((trial for trial in done if trial.values == values), None)
         if before is not None:
@@ -105,7 +106,7 @@ class Trainings:
             if time.monotonic() >= self.end - self._reserve(done) and isinstance(error, UsageError):
                 raise OutOfTime from error  # not one epoch was done
             note = _note(error)
-            if not done:
+            if not done and not isinstance(error, Diverged):
                 raise UsageError(f"the config as it is cannot be trained: {note}") from error
             return Outcome(0.0, 1, watch.curve(), note=note)
         if not report.finished:
