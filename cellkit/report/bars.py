@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cellkit.report.plots import INK, SERIES, SOFT, axes_of, dress, figure, finite, head, legend_below, plain, style
+from cellkit.report.plots import (
+    INK,
+    LARGEST,
+    SERIES,
+    SOFT,
+    axes_of,
+    drawable,
+    dress,
+    figure,
+    head,
+    legend_below,
+    plain,
+    style,
+)
 from cellkit.report.runs import Run, Score, spread
 
 __all__ = ["Bar", "bars_of", "columns_of", "draw_bars", "draw_folds", "row_height", "score_bars", "scores_by"]
@@ -56,8 +69,8 @@ def row_height(count: int) -> float:
 
 def draw_bars(ax: Any, bars: Sequence[Bar]) -> None:
     """Draw lying bars with their intervals; hatched where a run is not finished; a dark tick is the baseline's."""
-    values = [bar.score.value if math.isfinite(bar.score.value) else 0.0 for bar in bars]
-    ends = finite([v for bar in bars for v in (bar.score.low, bar.score.high, bar.baseline, *bar.dots)] + values)
+    values = [bar.score.value if abs(bar.score.value) < LARGEST else 0.0 for bar in bars]
+    ends = drawable([v for bar in bars for v in (bar.score.low, bar.score.high, bar.baseline, *bar.dots)] + values)
     least, most = min([0.0, *ends]), max([*ends, 0.0])
     most = 1.0 if 0.4 < most <= 1.0 else most * 1.08 if most > 0 else 1.0
     for place, (bar, value) in enumerate(zip(bars, values, strict=True)):
@@ -65,15 +78,15 @@ def draw_bars(ax: Any, bars: Sequence[Bar]) -> None:
         if bar.open:
             look = {"facecolor": "none", "edgecolor": SERIES[0], "hatch": _HATCH}
         ax.barh(place, value, height=0.62, linewidth=1, **look)
-        if math.isfinite(bar.score.low) and math.isfinite(bar.score.high):
+        if abs(bar.score.low) < LARGEST and abs(bar.score.high) < LARGEST:
             ax.plot([bar.score.low, bar.score.high], [place, place], color=INK, linewidth=1.4, marker="|", markersize=6,
                     clip_on=False)  # fmt: skip
-        if math.isfinite(bar.baseline):
+        if abs(bar.baseline) < LARGEST:
             ax.plot([bar.baseline], [place], color=SOFT, marker="D", markersize=4.5, linestyle="none", clip_on=False,
                     markeredgecolor=INK, markeredgewidth=0.8)  # fmt: skip
         ax.plot(list(bar.dots), [place + 0.2] * len(bar.dots), ".", color=INK, markersize=4)
-        text = f"{bar.score.value:.4f}" if math.isfinite(bar.score.value) else "none"
-        ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=8)
+        text = f"{bar.score.value:.4f}" if abs(bar.score.value) < LARGEST else "none"
+        ax.annotate(text, (1.03, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=8)
     dress(ax, bars[0].score.name if bars and bars[0].score.name else "score", "", grid="x")
     _rows(ax, [bar.name for bar in bars])
     ax.set_xlim(least, most)
@@ -99,11 +112,11 @@ def scores_by(bars: Sequence[Bar], column: str, *, looks: Sequence[int] = (), be
     for number, kind in enumerate(kinds):
         for i, (bar, place) in enumerate(shown):
             part = bar.score.by[column].get(kind)
-            if part is None or not math.isfinite(part.value):
+            if part is None or not abs(part.value) < LARGEST:
                 continue
             look = style(place)
             at = number + (i - (len(shown) - 1) / 2) * (_GROUP_ROW / room)
-            if math.isfinite(part.low) and math.isfinite(part.high):
+            if abs(part.low) < LARGEST and abs(part.high) < LARGEST:
                 ax.plot([part.low, part.high], [at, at], color=look.color, linewidth=1.3, clip_on=False)
             (mark,) = ax.plot([part.value], [at], look.marker, color=look.color, markersize=5.5, clip_on=False,
                               markerfacecolor="none" if bar.open else look.color)  # fmt: skip
@@ -114,7 +127,7 @@ def scores_by(bars: Sequence[Bar], column: str, *, looks: Sequence[int] = (), be
     dress(ax, f"{name} by {column}", "", grid="x")
     _rows(ax, kinds)
     ends = [v for bar, _ in shown for part in bar.score.by[column].values() for v in (part.low, part.value, part.high)]
-    low, high = min([0.0, *finite(ends)]), max([0.0, *finite(ends)])
+    low, high = min([0.0, *drawable(ends)]), max([0.0, *drawable(ends)])
     ax.set_xlim(low, 1.0 if 0.4 < high <= 1.0 else high * 1.08 if high > 0 else 1.0)
     if below and handles:
         legend_below(made, list(handles), list(handles.values()), 3)
@@ -130,12 +143,12 @@ def draw_folds(runs: Sequence[Run], names: Sequence[str]) -> Any:
         found = spread(values)
         if not found.folds:
             continue
-        if math.isfinite(found.deviation):
+        if abs(found.deviation) < LARGEST:
             ax.fill_betweenx([place - 0.28, place + 0.28], found.mean - found.deviation, found.mean + found.deviation,
                              color=SERIES[0], alpha=0.25, linewidth=0)  # fmt: skip
         ax.plot([found.mean, found.mean], [place - 0.28, place + 0.28], color=INK, linewidth=1.8)
         for fold, value in zip(run.folds, values, strict=True):
-            if math.isfinite(value):
+            if abs(value) < LARGEST:
                 ax.plot([value], [place], "o", color=SERIES[0], markersize=6, markeredgecolor=INK, markeredgewidth=0.6)
                 ax.annotate(plain(fold.name.removeprefix("fold-"), 4), (value, place), xytext=(0, 7), ha="center",
                             textcoords="offset points", color=INK, fontsize=7, parse_math=False)  # fmt: skip

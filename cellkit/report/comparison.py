@@ -153,13 +153,19 @@ def _scores(runs: Sequence[Run], names: Sequence[str]) -> str:
         drawn = f'<figure class="plot">{svg(score_bars(bars), f"Scores as bars: {said}")}</figure>'
         by = "".join(
             f'<figure class="plot">{svg(scores_by(bars, column, looks=[i for _, i in mine], below=False), f"Scores by {column}")}'  # noqa: E501
-            f"{_legend([name for name, _ in mine], [i for _, i in mine])}</figure>"
+            f"{_legend(*_having(group, mine, column))}</figure>"
             for column in columns_of(group)
         )
         title = f"<h3>{letter}: {escape(group[0].score.name)}</h3>" if len(found) > 1 else ""
         parts.append(f'{title}<div class="plots">{drawn}{by}</div>')
         parts.append(f'<p class="flow">{escape(group[0].score.rule)}</p>' if group[0].score.rule else "")
     return ("".join(parts) + _KEY) if parts else "<p>No run has a score yet.</p>"
+
+
+def _having(runs: Sequence[Run], known: Sequence[tuple[str, int]], column: str) -> tuple[list[str], list[int]]:
+    """Return names and places of those runs that have scores by `column`."""
+    kept = [one for run, one in zip(runs, known, strict=True) if column in run.score.by]
+    return [name for name, _ in kept], [place for _, place in kept]
 
 
 _KEY = """<p class="flow">Bars: the score and its 95 % interval (of folds: mean ± 1 sd, a dot for each fold); hatched
@@ -207,7 +213,9 @@ def _spread(runs: Sequence[Run], names: Sequence[str]) -> str:
                  ("least to largest", f"{score_text(found.least)} to {score_text(found.most)}")]  # fmt: skip
         parts.append((f"<h3>{escape(name)}</h3>" if len(runs) > 1 else "") + facts_list(facts))
     said = "Scores of folds: " + "; ".join(f"{name} {score_text(run.score.value)}" for run, name in zip(runs, names, strict=True))  # fmt: skip # noqa: E501
-    return f'{"".join(parts)}<figure class="plot">{svg(draw_folds(runs, names), said)}</figure>'
+    return (
+        f'{"".join(parts)}<div class="plots"><figure class="plot">{svg(draw_folds(runs, names), said)}</figure></div>'
+    )
 
 
 def _small(value: float) -> str:

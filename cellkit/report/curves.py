@@ -10,12 +10,13 @@ import numpy as np
 
 from cellkit.report.plots import (
     INK,
+    LARGEST,
     SOFT,
     axes_of,
     dress,
     figure,
     head,
-    legend,
+    legend_above,
     legend_below,
     plain,
     style,
@@ -74,7 +75,7 @@ def draw_loss(ax: Any, run: Run) -> None:
     dress(ax, "epoch", f"mean loss{_scaled(ax, every)}")
     _span(ax, at)
     if len(names) > 1:
-        legend(ax, names, handles, "upper right")
+        legend_above(ax, names, handles)
 
 
 def draw_rate(ax: Any, run: Run) -> None:
@@ -98,17 +99,18 @@ def draw_score(ax: Any, run: Run) -> None:
     if len(at) == 1:
         ax.vlines(at, low, high, color=style(0).color, linewidth=1.5)
     dress(ax, "epoch", f"{_name(run)}, 95 % interval")
-    best = run.best_epoch
+    best, said = run.best_epoch, []
     there = np.flatnonzero(at == best) if best is not None else np.zeros(0, int)
     if len(there):
         value = values[there[0]]
         ax.axvline(best, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         ax.plot([best], [value], "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.5)
-        head(ax, f"best: {value:.4f} after epoch {best:,}")
+        said.append(f"best: {value:.4f} after epoch {best:,}")
     baseline = run.baseline
-    if baseline is not None and math.isfinite(baseline.value):
-        line = ax.axhline(baseline.value, color=SOFT, linewidth=1.2, linestyle=(0, (1, 1)))
-        legend(ax, [f"baseline {baseline.value:.4f}"], [line], "lower right")
+    if baseline is not None and abs(baseline.value) < LARGEST:
+        ax.axhline(baseline.value, color=SOFT, linewidth=1.2, linestyle=(0, (1, 1)))
+        said.append(f"dotted: baseline {baseline.value:.4f}")
+    head(ax, "; ".join(said))
     _span(ax, _epochs(run.log))
 
 
@@ -180,9 +182,10 @@ def _epochs(log: Mapping[str, Sequence[float]]) -> np.ndarray:
 
 
 def _column(log: Mapping[str, Sequence[float]], name: str) -> np.ndarray:
-    """Return a column, what is not finite in it as NaN; all NaN where there is no such column."""
+    """Return a column, what no plot can show (infinite, or nearly) as NaN; all NaN where there is no such column."""
     values = np.array(log.get(name, [math.nan] * len(log.get("epoch", ()))), np.float64)
-    values[~np.isfinite(values)] = np.nan
+    values[~(np.abs(values) < LARGEST)] = np.nan
+    values[np.abs(values) < 1 / LARGEST] = 0
     return values
 
 

@@ -222,6 +222,7 @@ vertical-align:middle}
 .rows{max-height:32rem;overflow:auto}
 .rows td.word{white-space:normal;overflow-wrap:anywhere;min-width:4rem}
 .facts{margin-bottom:.75rem}
+.part .note{margin:.75rem 0}
 details{margin:0 0 .75rem}
 summary{cursor:pointer;font-weight:600;padding:.25rem 0}
 pre{margin:.35rem 0;padding:.75rem 1rem;background:var(--tint);border-radius:8px;overflow-x:auto;

@@ -70,8 +70,8 @@ class Run:
     defaults filled in, as the training recorded them (empty where it did not); `config`: those its config holds, and
     `text` that config. `figures`: scores by what they are of ("model", "baseline", "bfloat16"). `about`: what else the
     training recorded of itself. `folds`: the runs of a training in folds, whose own `log` is empty; `faults`: what of
-    it could not be read, as (name, reason). `examples`: images of the validation, coloured `by` what; see
-    `cellkit.report.worst.worst_page`.
+    it could not be read, as (name, reason), without which the rest is whole. `examples`: images of the validation,
+    coloured `by` what; see `cellkit.report.worst.worst_page`.
     """
 
     name: str
@@ -132,7 +132,8 @@ class Run:
         """In a word or two: finished, or how far it came."""
         if self.folds:
             done = sum(fold.finished for fold in self.folds)
-            return "finished" if done == len(self.folds) and not self.faults else f"{done} of {len(self.folds)} folds"
+            every = len(self.folds) + len(self.faults)
+            return "finished" if done == every else f"{done} of {every} folds"
         if self.finished:
             return "finished"
         return "unfinished" if self.epochs else "no epoch done"

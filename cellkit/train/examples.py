@@ -84,7 +84,7 @@ def read_examples(out: Path, epoch: int | None) -> tuple[tuple[Case, ...], By]:
     if not path.is_file():
         return (), "objects"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if epoch is None or int(file["epoch"]) != epoch:
                 return (), "objects"
             names, values, by = file["names"].tolist(), file["values"].tolist(), str(file["by"])

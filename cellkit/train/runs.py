@@ -17,7 +17,7 @@ from cellkit.core.errors import CellkitError
 from cellkit.core.recipe import YamlFault, load_yaml
 from cellkit.io import atomic
 from cellkit.report.runs import Run, Score, number
-from cellkit.train.examples import read_examples
+from cellkit.train.examples import EXAMPLES, read_examples
 
 __all__ = ["find_runs", "read_run", "write_page"]
 
@@ -40,18 +40,30 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[tuple[str, str]]]:
         try:
             run = read_run(path)
         except CellkitError as error:
-            broken.append((str(path), str(error).removeprefix(f"{path}: ")))
+            broken.append((str(path), _reason(error, path)))
             continue
         runs.append(run)
         broken += [(f"{path}/{name}", reason) for name, reason in run.faults]
     return runs, broken
 
 
+def _reason(error: CellkitError, path: Path) -> str:
+    """Return what an error says, without the path that stands before it already."""
+    return str(error).removeprefix(f"{path}: ").removeprefix(str(path / "x")[:-1])
+
+
 def _expanded(path: Path) -> list[Path]:
     """Return `path`, or the runs in it where it is no run itself but a folder of some."""
     if not path.is_dir() or _is_run(path) or _folds(path):
         return [path]
-    return sorted(inner for inner in path.iterdir() if inner.is_dir() and (_is_run(inner) or _folds(inner))) or [path]
+    inner = sorted(one for one in path.iterdir() if one.is_dir() and (_has_begun(one) or _folds(one)))
+    return inner or [path]
+
+
+def _has_begun(folder: Path) -> bool:
+    """Tell a run from a data set with a config beside it, and from what `cellkit run` wrote."""
+    there = {name for name in (_CONFIG, _LOG, _MODEL, _RECORD) if (folder / name).is_file()}
+    return bool(there & {_LOG, _MODEL}) or {_CONFIG, _RECORD} <= there
 
 
 def _is_run(folder: Path) -> bool:
@@ -92,7 +104,7 @@ def _in_folds(folder: Path, inner: Sequence[Path]) -> Run:
         try:
             folds.append(read_run(path))
         except CellkitError as error:
-            faults.append((path.name, str(error).removeprefix(f"{path}: ")))
+            faults.append((path.name, _reason(error, path)))
     if not folds:
         raise FormatError(f"{folder}: none of its {len(faults)} folds can be read; {faults[0][0]}: {faults[0][1]}")
     first = folds[0]
@@ -145,7 +157,10 @@ def _single(folder: Path) -> Run:
         data=card.data if card is not None else "",
         about=about,
     )
-    examples, by = read_examples(folder, run.best_epoch if finished else None)
+    try:
+        examples, by = read_examples(folder, run.best_epoch if finished else None)
+    except FormatError as error:  # pictures alone: the run is whole without them
+        return replace(run, faults=((EXAMPLES, _reason(error, folder)),))
     return replace(run, examples=examples, by=by)
 
 
