@@ -77,8 +77,7 @@ def _print(runs: Sequence[Run]) -> None:
     from rich.console import Console
 
     from cellkit.report.bars import columns_of
-    from cellkit.report.comparison import apart, columns_by, rows_of
-    from cellkit.report.runpage import setting_text
+    from cellkit.report.comparison import apart, columns_by, rows_of, settings_table
     from cellkit.report.runs import differing, labels, spread
 
     console = Console(highlight=False)
@@ -86,8 +85,7 @@ def _print(runs: Sequence[Run]) -> None:
         console = Console(highlight=False, width=200)
     names = labels(runs)
     head, rows = rows_of(runs, names)
-    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
-    _table(console, [head[i] for i in kept], [[row[i] for i in kept] for row in rows], 3)
+    _table(console, head, rows, 3)
     lines = apart(runs, names)
     if lines:
         console.print("These scores cannot all be compared:", style="yellow")
@@ -105,8 +103,8 @@ def _print(runs: Sequence[Run]) -> None:
     differ = differing(runs)
     if differ:
         console.print("\nwhat differs", style="bold")
-        cells = [[key, *map(setting_text, values)] for key, values in differ.items()]
-        _table(console, ["setting", *names], cells, 1 + len(names))
+        head, rows = settings_table(differ, names)
+        _table(console, head, rows, len(head))
 
 
 def _table(console: Any, head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> None:

@@ -218,20 +218,24 @@ def test_folds_show_mean_variance_and_spread(finished, tmp_path):
         fold = stopped(tmp_path / "cv" / f"fold-{i}", finished, validation={"digest": str(i)})
         (fold / "log.csv").write_text(LOG.replace("0.25", str(value)))
     (tmp_path / "cv" / "fold-10").mkdir()  # begun, nothing written
-    (tmp_path / "cv" / "folds.json").write_text("{}")
+    held = {"ensemble": {"score": "AP", "value": 0.875, "low": 0.8, "high": 0.9, "images": 7}}
+    (tmp_path / "cv" / "folds.json").write_text(json.dumps({"folds": [{}] * 5, "held_out": held}))
     done = compare(tmp_path / "cv", "--json", code=1)
     (run,) = json.loads(done.stdout)["runs"]
     assert run["spread"]["mean"] == pytest.approx(statistics.fmean(scores))
     assert run["spread"]["variance"] == pytest.approx(statistics.variance(scores))
     assert [fold["name"] for fold in run["folds"]] == ["fold-1", "fold-2", "fold-3"]
-    assert run["state"] == "0 of 4 folds"
+    assert run["state"] == "0 of 5 folds"
     assert "fold-10" in done.stderr
     text = (tmp_path / "cv" / "report.html").read_text(encoding="utf-8")
     assert f"{statistics.variance(scores):.3g}" in text
+    assert "0.8750 (0.8000 to 0.9000) on 7 images" in text
     shutil.rmtree(tmp_path / "cv" / "fold-10")
     both = compare(tmp_path / "cv", stopped(tmp_path / "one", finished))
     assert "in 3 folds" in both.output
     assert f"{statistics.fmean(scores):.4f}" in both.output
+    (tmp_path / "cv" / "folds.json").write_text("[]")
+    assert "folds.json: cannot be read" in compare(tmp_path / "cv", code=2).stderr
 
 
 def test_a_folder_of_runs_stands_for_them(finished, tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cellkit.report import bars, curves, plots
-from cellkit.report.comparison import apart, comparison_page, picture_of
+from cellkit.report.comparison import apart, comparison_page, picture_of, settings_table
 from cellkit.report.runpage import run_page, time_text
 from cellkit.report.runs import Run, Score, differing, groups, labels, spread
 from cellkit.report.worst import Case
@@ -317,6 +317,14 @@ def test_only_settings_that_differ_are_shown():
     assert differing([one, one]) == differing([one]) == {}
     old = run_of("old", settings={}, config={"loop.batch": 2})  # recorded no defaults: the configs are compared
     assert differing([one, two, old]) == {"loop.batch": [8, "–", 2]}
+
+
+def test_what_differs_among_many_runs_is_listed_by_value():
+    found = {"loop.batch": [8, 4, 8, 8, 8, 8, True]}
+    head, rows = settings_table(found, list("abcdefg"))
+    assert head == ["setting", "value", "runs"]
+    assert rows == [["loop.batch", "8", "a, c, d, e, f"], ["", "4", "b"], ["", "yes", "g"]]
+    assert settings_table({"x": [1, None]}, ["a", "b"]) == (["setting", "a", "b"], [["x", "1", "none"]])
 
 
 def test_labels_are_no_longer_than_they_need_to_be():

@@ -14,10 +14,11 @@ from cellkit.report.runpage import RUN_CSS, facts_list, interval, score_text, se
 from cellkit.report.runs import Run, differing, groups, labels, spread
 from cellkit.report.style import CSS, PAGE, SCRIPT
 
-__all__ = ["apart", "columns_by", "comparison_page", "picture_of", "plain_of", "rows_of"]
+__all__ = ["apart", "columns_by", "comparison_page", "picture_of", "plain_of", "rows_of", "settings_table"]
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TITLES = {"score": "Score on validation images", "loss": "Loss"}
+_SIDE_BY_SIDE = 6
 Broken = Sequence[tuple[str, str]]
 
 
@@ -52,7 +53,7 @@ def comparison_page(runs: Sequence[Run], broken: Broken = ()) -> str:
 
 
 def rows_of(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the rows of a table of `runs`: what they are and how they score."""
+    """Return the head and the rows of a table of `runs`: what is known of them, and how they score."""
     head_row = ["run", "state", "architecture", "parameters", "epochs", "time", "best epoch", "score", "interval",
                 "images", "baseline"]  # fmt: skip
     rows = []
@@ -70,7 +71,8 @@ def rows_of(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[str], list[
             span, f"{score.images:,}" if score.images else "",
             "" if baseline is None else score_text(baseline.value),
         ])  # fmt: skip
-    return head_row, rows
+    kept = [i for i in range(len(head_row)) if any(row[i] for row in rows)]
+    return [head_row[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def columns_by(runs: Sequence[Run], names: Sequence[str], column: str) -> tuple[list[str], list[list[str]]]:
@@ -199,18 +201,38 @@ def _differing(runs: Sequence[Run], names: Sequence[str]) -> str:
     found = differing(runs)
     if not found:
         return "<p>Nothing in their settings differs.</p>" if len(runs) > 1 else "<p>There is one run.</p>"
-    rows = [[key, *map(setting_text, values)] for key, values in found.items()]
-    return table(["setting", *names], rows, words=1 + len(names))
+    head_row, rows = settings_table(found, names)
+    return table(head_row, rows, words=len(head_row))
+
+
+def settings_table(found: Mapping[str, Sequence[Any]], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of a table of what `cellkit.report.runs.differing` found.
+
+    A column for each run, or, where that would be too many, a row for each value with the runs that have it.
+    """
+    if len(names) <= _SIDE_BY_SIDE:
+        return ["setting", *names], [[key, *map(setting_text, values)] for key, values in found.items()]
+    rows = []
+    for key, values in found.items():
+        texts = list(map(setting_text, values))
+        for place, text in enumerate(dict.fromkeys(texts)):
+            having = [name for name, one in zip(names, texts, strict=True) if one == text]
+            rows.append([key if place == 0 else "", text, ", ".join(having)])
+    return ["setting", "value", "runs"], rows
 
 
 def _spread(runs: Sequence[Run], names: Sequence[str]) -> str:
     parts = []
     for run, name in zip(runs, names, strict=True):
         found = spread(fold.score.value for fold in run.folds)
-        facts = [("folds", f"{found.folds:,} of {len(run.folds) + len(run.faults):,} with a score"),
+        facts = [("folds", f"{found.folds:,} of {max(run.asked, len(run.folds) + len(run.faults)):,} with a score"),
                  ("mean", score_text(found.mean)), ("variance", _small(found.variance)),
                  ("standard deviation", score_text(found.deviation)),
                  ("least to largest", f"{score_text(found.least)} to {score_text(found.most)}")]  # fmt: skip
+        if "ensemble" in run.figures:
+            whole = run.figures["ensemble"]
+            text = f"{score_text(whole.value)} ({interval(whole)}) on {whole.images:,} images"
+            facts.append(("all models together, on images held back", text.replace(" ()", "")))
         parts.append((f"<h3>{escape(name)}</h3>" if len(runs) > 1 else "") + facts_list(facts))
     said = "Scores of folds: " + "; ".join(f"{name} {score_text(run.score.value)}" for run, name in zip(runs, names, strict=True))  # fmt: skip # noqa: E501
     return (
@@ -238,7 +260,7 @@ def plain_of(run: Run, name: str) -> Mapping[str, Any]:
         "figures": {key: _figures(one) for key, one in run.figures.items()},
     }
     if run.folds:
-        data["figures"] = {"model": _figures(score)}
+        data["figures"] |= {"model": _figures(score)}
         if run.baseline is not None:
             data["figures"]["baseline"] = _figures(run.baseline)
         data["spread"] = {

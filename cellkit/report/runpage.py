@@ -219,8 +219,9 @@ align-items:start;margin:.75rem 0}
 vertical-align:middle}
 .names{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.25rem;margin:.5rem 0;padding:0;font-size:.8125rem}
 .names li{overflow-wrap:anywhere}
-.rows{max-height:32rem;overflow:auto}
-.rows td.word{white-space:normal;overflow-wrap:anywhere;min-width:4rem}
+.rows td.word{white-space:normal;overflow-wrap:break-word;max-width:28rem}
+.rows td.word:first-child{overflow-wrap:anywhere;min-width:6.5rem}
+details .rows{max-height:32rem;overflow:auto}
 .facts{margin-bottom:.75rem}
 .part .note{margin:.75rem 0}
 details{margin:0 0 .75rem}

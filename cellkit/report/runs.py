@@ -69,9 +69,9 @@ class Run:
     `log`: column to values, one an epoch, NaN where there is none. `settings`: every setting by its dotted name,
     defaults filled in, as the training recorded them (empty where it did not); `config`: those its config holds, and
     `text` that config. `figures`: scores by what they are of ("model", "baseline", "bfloat16"). `about`: what else the
-    training recorded of itself. `folds`: the runs of a training in folds, whose own `log` is empty; `faults`: what of
-    it could not be read, as (name, reason), without which the rest is whole. `examples`: images of the validation,
-    coloured `by` what; see `cellkit.report.worst.worst_page`.
+    training recorded of itself. `folds`: the runs of a training in folds, whose own `log` is empty, of as many as were
+    `asked` for. `faults`: what could not be read, as (name, reason), without which the rest is whole. `examples`:
+    images of the validation, coloured `by` what; see `cellkit.report.worst.worst_page`.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Run:
     data: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     folds: tuple[Run, ...] = ()
+    asked: int = 0
     faults: tuple[tuple[str, str], ...] = ()
     examples: tuple[Any, ...] = ()
     by: Any = "objects"
@@ -132,7 +133,7 @@ class Run:
         """In a word or two: finished, or how far it came."""
         if self.folds:
             done = sum(fold.finished for fold in self.folds)
-            every = len(self.folds) + len(self.faults)
+            every = max(len(self.folds) + len(self.faults), self.asked)
             return "finished" if done == every else f"{done} of {every} folds"
         if self.finished:
             return "finished"

@@ -46,6 +46,8 @@ def keep_examples(
 def _keep(
     validator: Validator, network: torch.nn.Module, report: Report, out: Path, wanted: tuple[int, int]
 ) -> list[str]:
+    if validator.card.task != "dense":
+        return []  # the pages of cases show labels and classes of pixels, no boxes
     epoch, count = wanted
     values = {row["image"]: float(row["value"]) for row in report.per_image if math.isfinite(row.get("value", math.nan))}  # fmt: skip # noqa: E501
     order = sorted(values, key=lambda name: (values[name], name))

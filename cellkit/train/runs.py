@@ -22,6 +22,7 @@ from cellkit.train.examples import EXAMPLES, read_examples
 __all__ = ["find_runs", "read_run", "write_page"]
 
 _MODEL, _CONFIG, _LOG, _RECORD = "model.safetensors", "config.yaml", "log.csv", "run.json"
+_FOLDS = "folds.json"
 _FOLD = re.compile(r"fold-(\d+)")
 _NO_WEIGHTS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -107,7 +108,7 @@ def _in_folds(folder: Path, inner: Sequence[Path]) -> Run:
             faults.append((path.name, _reason(error, path)))
     if not folds:
         raise FormatError(f"{folder}: none of its {len(faults)} folds can be read; {faults[0][0]}: {faults[0][1]}")
-    first = folds[0]
+    first, asked, ensemble = folds[0], *_told(folder / _FOLDS)
     same = {fold.architecture for fold in folds}
     return Run(
         name=folder.resolve().name,
@@ -115,14 +116,29 @@ def _in_folds(folder: Path, inner: Sequence[Path]) -> Run:
         settings=first.settings,
         config=first.config,
         text=first.text,
+        figures={"ensemble": ensemble} if ensemble is not None else {},
         finished=all(fold.finished for fold in folds) and not faults,
         architecture=" and ".join(sorted(same)),
         parameters=first.parameters,
         data=first.data,
         about=first.about,
         folds=tuple(folds),
+        asked=asked,
         faults=tuple(faults),
     )
+
+
+def _told(path: Path) -> tuple[int, Score | None]:
+    """Return how many folds were asked for, and the score of all models together on images held back from all."""
+    if not path.is_file():
+        return 0, None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        asked, held = len(found.get("folds", ())), found.get("held_out") or {}
+        ensemble = held.get("ensemble") or {}
+        return asked, Score.of(ensemble) if ensemble.get("value") is not None else None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _single(folder: Path) -> Run:
