@@ -82,7 +82,9 @@ class Keeper(lightning.Callback):
     def _end(self) -> str:
         """Return why the training as a whole ends before its last epoch, if it does."""
         loop = self.task.config.loop
-        if self._hours() >= self.clock.total:
+        # A schedule over the hours ends within them, at its lowest rate.
+        ahead = float(self.task.history[-1]["seconds"]) if loop.pace == "hours" and self.task.history else 0.0
+        if self._hours() + ahead >= self.clock.total:
             return "hours"
         return "patience" if loop.patience and self.task.waited >= loop.patience else ""
 
@@ -90,8 +92,12 @@ class Keeper(lightning.Callback):
         return sum(float(row["seconds"]) for row in self.task.history)
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Look at the clock."""
+        """Look at the clock, and stretch a schedule over the hours by the speed so far."""
         self._began = time.monotonic()
+        schedule = self.task.schedule
+        if schedule is not None and self.task.config.loop.pace == "hours" and self.task.history:
+            done = schedule.last_epoch
+            schedule.total = max(done + 1, round(done * self.clock.total / self._hours()))
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Tell of the step; stop where the time is over, dropping the epoch, unless this was its last step."""
@@ -103,7 +109,7 @@ class Keeper(lightning.Callback):
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
         """Validate where it is time to, keep the checkpoint and the log, and see whether to go on."""
         task, loop = self.task, self.task.config.loop
-        task.check_weights()
+        task.check()
         epoch = trainer.current_epoch + 1
         row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **task.means()}
         row["rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])

@@ -23,7 +23,7 @@ from cellkit.models import Card, measure_context, save_model
 from cellkit.models.device import choose_device, choose_precision
 from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
-from cellkit.train.dense import STATE, DenseTask, build_network, collate
+from cellkit.train.dense import STATE, DenseTask, build_network, collate, collate_half
 from cellkit.train.examples import keep_examples
 from cellkit.train.keeper import BEST, LAST, Clock, Keeper, Show, Silent, TimeUp
 from cellkit.train.parts import Crops, open_crops, open_parts
@@ -112,10 +112,11 @@ def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, ch
         batch_size=config.loop.batch,
         sampler=EpochSampler(len(crops)),
         num_workers=config.loop.workers,
-        collate_fn=collate,
+        collate_fn=collate_half if cuda and _dtype(config, device) != torch.float32 else collate,
         pin_memory=cuda,
         worker_init_fn=start_worker,
         persistent_workers=config.loop.workers > 0,
+        prefetch_factor=4 if config.loop.workers else None,
     )
     trainer = lightning.Trainer(
         accelerator="gpu" if cuda else "cpu",
@@ -124,6 +125,7 @@ def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, ch
         max_epochs=config.loop.epochs,
         accumulate_grad_batches=config.loop.accumulate,
         gradient_clip_val=config.loop.clip or None,
+        benchmark=cuda,  # crops are all of one size, so the fastest kernels are sought once
         default_root_dir=keeper.out,
         callbacks=[keeper],
         logger=False,
