@@ -14,6 +14,7 @@ import lightning
 from cellkit.io import atomic
 from cellkit.train.dense import DenseTask
 from cellkit.train.logs import write_log
+from cellkit.train.record import RunPage
 from cellkit.train.validate import Validator
 
 __all__ = ["BEST", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
@@ -68,6 +69,7 @@ class Keeper(lightning.Callback):
 
     def __init__(self, task: DenseTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
         self.task, self.validator, self.show, self.out, self.clock = task, validator, show, out, clock
+        self.page = RunPage(out, show)
         self.reason = ""
         self._began = time.monotonic()
         self._longest = 0.0
@@ -128,6 +130,8 @@ class Keeper(lightning.Callback):
         self._save(trainer, better)
         write_log(self.out, task.history)
         self.show.epoch(row)
+        if "score" in row:
+            self.page.update()
         self._longest = max(self._longest, seconds)
         self._stop(trainer, epoch)
 

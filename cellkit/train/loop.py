@@ -24,8 +24,10 @@ from cellkit.models.device import choose_device, choose_precision
 from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
 from cellkit.train.dense import STATE, DenseTask, build_network, collate, collate_half
+from cellkit.train.examples import keep_examples
 from cellkit.train.keeper import BEST, LAST, Clock, Keeper, Show, Silent, TimeUp
 from cellkit.train.parts import Crops, open_crops, open_parts
+from cellkit.train.record import Record, told
 from cellkit.train.validate import Validator, figures
 
 __all__ = ["Report", "Show", "train"]
@@ -86,6 +88,7 @@ def train(
     with Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
         with atomic(out / CONFIG) as temporary:
             temporary.write_text(config.text, encoding="utf-8", newline="")
+        record = Record(out, told(config, task.network, validator, parts, place))
         keeper = Keeper(task, validator, show, out, Clock(started, time_limit, config.loop.hours))
         if state is not None:
             task.on_load_checkpoint(state)
@@ -94,7 +97,10 @@ def train(
             crops.pictures.fill()
             show.start(config.loop.epochs, config.loop.steps, done)
             _fit(task, crops, keeper, place, out / LAST if state is not None else None)
-        return _ended(task, keeper, validator, show)
+        report = _ended(task, keeper, validator, show)
+        record.ended(report.finished, report.reason, report.notes)
+        keeper.page.draw()
+        return report
 
 
 def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, checkpoint: Path | None) -> None:
@@ -173,19 +179,22 @@ def _ended(task: DenseTask, keeper: Keeper, validator: Validator, show: Show) ->
     show.note(f"scoring the weights of epoch {at}")
     card = measure_context(network, validator.card)
     validator.card = card
-    scores, notes, precision = _scored(task, validator, show)
+    scores, notes, precision = _scored(task, validator, show, at)
     card = replace(card, figures={"validation": scores, "epoch": at, "epochs": done}, precision=precision)
     save_model(keeper.out / MODEL, network, card)
     return Report(keeper.out, done, True, keeper.reason or "all epochs", best, card.figures, tuple(notes))
 
 
-def _scored(task: DenseTask, validator: Validator, show: Show) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
+def _scored(
+    task: DenseTask, validator: Validator, show: Show, epoch: int
+) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
     """Return the figures of the kept weights and of the baseline, notes, and the precisions the figures hold in."""
     config = task.config
     column = config.data.balance
     found, failed = validator.score(task.kept())
     scores = {"model": figures(found, validator.protocol, validator.pairs, column)}
     notes = [f"failed: {text}" for text in failed]
+    notes += keep_examples(validator, task.kept(), found, task.folder, epoch=epoch)
     precision: tuple[str, ...] = ("float32",)
     dtype = _dtype(config, validator.device)
     if dtype != torch.float32:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,11 +20,13 @@ from cellkit.engine.networks import Networks
 from cellkit.io import read
 from cellkit.io.datasets import Pair
 from cellkit.metrics import PROTOCOLS, Protocol, Report, Settings
+from cellkit.metrics.pooling import image_means, redrawn
 from cellkit.models.card import Card
 from cellkit.models.inference import fold_norms
 from cellkit.models.runtime import Network, Options
 from cellkit.models.torch_backend import TorchBackend
 from cellkit.train.config import TrainConfig
+from cellkit.train.record import digest_of
 from cellkit.train.standin import faults_of, standing_in
 
 __all__ = ["Validator", "figures"]
@@ -35,6 +37,8 @@ _LAYERS: Mapping[str, tuple[str, ...]] = {
     "semantic": ("classes",),
     "pixel": ("labels", "mask"),
 }
+
+Keep = Callable[[Pair, np.ndarray, np.ndarray], None]
 
 
 class _InMemory(Networks):
@@ -72,8 +76,13 @@ class Validator:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def score(self, network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Report, list[str]]:
-        """Return the report on `network`, which is changed, and why images failed that did (counted as all wrong)."""
+    def score(
+        self, network: torch.nn.Module, dtype: torch.dtype = torch.float32, keep: Keep | None = None
+    ) -> tuple[Report, list[str]]:
+        """Return the report on `network`, which is changed, and why images failed that did (counted as all wrong).
+
+        `keep` is handed each pair with its truth and what was found, from several threads.
+        """
         on_cpu = self.device.type == "cpu"
         options = Options(str(self.device), lanes=self.workers if on_cpu else 2, batch=1 if on_cpu else 8)
         backend = TorchBackend(fold_norms(network.eval()), self.card, self.device, dtype)
@@ -82,7 +91,7 @@ class Validator:
         if on_cpu and self.workers > 1:
             loaded.on_lane = _one_thread
         try:
-            return self._report(self.plan, self.layer, lambda: _InMemory(self._model, loaded, options))
+            return self._report(self.plan, self.layer, lambda: _InMemory(self._model, loaded, options), keep)
         finally:
             loaded.close()
             torch.set_num_threads(threads)
@@ -98,7 +107,7 @@ class Validator:
         options = Options(str(self.device))
         return self._report(bound, self.layer, lambda: Networks(options))
 
-    def _report(self, bound: Plan, layer: str, networks: Any) -> tuple[Report, list[str]]:
+    def _report(self, bound: Plan, layer: str, networks: Any, keep: Keep | None = None) -> tuple[Report, list[str]]:
         failed: list[str] = []
         opened = networks()
 
@@ -110,6 +119,8 @@ class Validator:
             except CellkitError as error:
                 failed.append(f"{pair.name}: {error}")
                 found = (truth == 0).astype(np.int32)  # shares no pixel with the truth
+            if keep is not None:
+                keep(pair, truth, found)
             return self.protocol.count(truth, found)
 
         with ThreadPoolExecutor(self.workers, "validate") as pool:
@@ -132,18 +143,25 @@ def figures(report: Report, protocol: Protocol, pairs: Sequence[Pair], column: s
         "high": _number(report.high),
         "images": len(report.per_image),
         "rule": report.rule,
+        "digest": digest_of(pair.name for pair in pairs),
     }
     if column and report.per_image and "value" in report.per_image[0]:
-        fields = {pair.name: pair.fields.get(column, "") for pair in pairs}
-        values: dict[str, list[float]] = {}
+        known = {pair.name: (pair.fields.get(column, ""), pair.group or pair.name) for pair in pairs}
+        values: dict[str, list[tuple[float, str]]] = {}
         for row in report.per_image:
+            kind, group = known.get(row["image"], ("", row["image"]))
             if np.isfinite(row["value"]):
-                values.setdefault(fields.get(row["image"], "") or "none", []).append(float(row["value"]))
-        out[f"by_{column}"] = {
-            name: {"value": round(float(np.mean(found)), 4), "images": len(found)}
-            for name, found in sorted(values.items())
-        }
+                values.setdefault(kind or "none", []).append((float(row["value"]), group))
+        out[f"by_{column}"] = {name: _part(found) for name, found in sorted(values.items())}
     return out
+
+
+def _part(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
+    """Return the mean of some images, each with its group, and its interval."""
+    values = np.array([value for value, _ in found])
+    spans = redrawn(len(values), [group for _, group in found], lambda times: {"mean": image_means(values, times)})
+    low, high = map(_number, spans["mean"])
+    return {"value": _number(values.mean()), "low": low, "high": high, "images": len(values)}
 
 
 def _number(value: float) -> float | None:
