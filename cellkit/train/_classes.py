@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["matched", "numbered"]
 
 
-def matched(config: TrainConfig, names: Sequence[str], where: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the classes of the detector of `config`, and notes on them; `names` are those of the data set `where`.
+def matched(
+    config: TrainConfig, names: Sequence[str], train: Sequence[Pair], val: Sequence[Pair]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the classes of the detector of `config`, and notes on them; `names` are those of the data set.
 
-    Raises `UsageError` where the data set has a class that the config neither finds nor ignores, or knows no classes
-    and the config has several.
+    Raises `UsageError` where an image holds an object of a class that the config neither finds nor ignores, or objects
+    have no classes and the config has several.
     """
+    where = "the data set"
     wanted, ignored = config.model.classes, config.data.ignore
     if not names:
         if len(wanted) > 1 or ignored:
@@ -42,7 +45,8 @@ def matched(config: TrainConfig, names: Sequence[str], where: Any) -> tuple[tupl
     both = [name for name in wanted if name in ignored]
     if both:
         raise UsageError(f"model.classes: {both[0]!r} is in data.ignore too; which is meant?")
-    lacking = [name for name in kept if name not in wanted] if wanted else []
+    learnt, judged = _occurring(train, names), _occurring(val, names)
+    lacking = [name for name in kept if name in learnt | judged and name not in wanted] if wanted else []
     if lacking:
         free = [name for name in wanted if name not in names]
         hint = suggest(lacking[0], free)
@@ -51,9 +55,9 @@ def matched(config: TrainConfig, names: Sequence[str], where: Any) -> tuple[tupl
             f"model.classes: {where} holds objects of class {', '.join(lacking)}, the config has "
             f"{', '.join(wanted)}; {fix}"
         )
-    absent = [name for name in wanted if name not in names]
-    notes = (f"{where} holds no object of class {', '.join(absent)}",) if absent else ()
-    return tuple(wanted or kept), notes
+    classes = tuple(wanted or kept)
+    absent = [name for name in classes if name not in learnt]
+    return classes, (f"no image to train on holds an object of class {', '.join(absent)}",) if absent else ()
 
 
 def numbered(pairs: Sequence[Pair], names: Sequence[str], classes: Sequence[str]) -> tuple[Pair, ...]:
@@ -65,6 +69,10 @@ def numbered(pairs: Sequence[Pair], names: Sequence[str], classes: Sequence[str]
     if new == list(range(len(new))):
         return tuple(pairs)
     return tuple(replace(pair, truth=_renumbered(pair.truth, new)) for pair in pairs)
+
+
+def _occurring(pairs: Sequence[Pair], names: Sequence[str]) -> set[str]:
+    return {names[number] for pair in pairs if isinstance(pair.truth, BoxList) for number in set(pair.truth.numbers)}
 
 
 def _renumbered(truth: Any, new: Sequence[int]) -> Any:

@@ -32,8 +32,7 @@ def collate_detection(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 class DetectionTask(TrainingTask):
     """Trains a detector that, as torchvision's do, maps images and targets to its losses, whose sum is made small.
 
-    Crops without an object teach where there is none. Which anchors and regions a loss looks at is drawn anew for each
-    batch, by the seed of the epoch.
+    Crops without an object teach where there is none. Which anchors and regions a loss sees is drawn for each batch.
     """
 
     collate = staticmethod(collate_detection)

@@ -64,7 +64,7 @@ def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     if config.model.head in _LEARNT:
-        classes, notes = matched(config, dataset.classes, where)
+        classes, notes = matched(config, dataset.classes, train, val)
         train, val = (numbered(part, dataset.classes, classes) for part in (train, val))
     about = f"{where.resolve().name}: {len(train):,} images to train on, {len(val):,} to validate on; {told}"
     return Parts(where, train, val, gives, about, classes, notes)

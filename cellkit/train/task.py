@@ -86,9 +86,16 @@ class TrainingTask(lightning.LightningModule):
             self.ema.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Draw what the network itself draws (dropout) from seed and epoch alone, so that a resumed run is the same."""
-        torch.manual_seed(int(np.random.SeedSequence([self.config.loop.seed, self.current_epoch]).generate_state(1)[0]))
+        """Begin the means of an epoch."""
         self._sums, self._batches = {}, 0
+
+    def on_train_batch_start(self, _: Any, batch_idx: int) -> None:
+        """Draw what the network itself draws (dropout, regions) from seed, epoch and step alone.
+
+        So a resumed run is the same, however often the loader and Lightning draw in between.
+        """
+        numbers = [self.config.loop.seed, self.current_epoch, batch_idx]
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
     def account(self, batch: Mapping[str, Any], loss: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
         """Take the loss of a batch and what it consists of into the means of the epoch, and return it.
