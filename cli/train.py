@@ -56,6 +56,10 @@ def train_command(ctx: click.Context, config: Path, out: Path | None, **given: A
       loop: {epochs: 50, steps: 200, batch: 8, crop: 256}
 
     \b
+    Detectors: `trains: detect` with `model: {architecture: faster-rcnn}`, which learns from boxes, labels or masks, or
+    `trains: detect_masks` with mask-rcnn; their classes are those of the data set.
+
+    \b
     Example:
       cellkit train nuclei.yaml --data dsb2018 -o nuclei-run --time-limit 1h
     """
@@ -249,6 +253,7 @@ def _print(report: Report) -> None:
         for column, values in one.items():
             if column.startswith("by_"):
                 for key, part in values.items():
-                    click.echo(f"    {key}: {part['value']:.4f} on {part['images']:,}")
+                    mean = "undefined" if part["value"] is None else f"{part['value']:.4f}"
+                    click.echo(f"    {key}: {mean} on {part['images']:,}")
     for note in report.notes[:10]:
         click.echo(f"note: {note}")

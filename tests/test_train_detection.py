@@ -13,7 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 import cellkit as ck
-from cellkit.core import FormatError, UsageError
+from cellkit.core import Boxes, FormatError, Instances, UsageError
+from cellkit.io.datasets import Pair
+from cellkit.io.datasets.truth import Truth
 from cellkit.metrics import boxes, instance
 from cellkit.models.store import find_model, load_network
 from cellkit_cli.main import cli
@@ -22,13 +24,14 @@ from objects_to_learn import CLASSES, PARAMETERS, config_of, draw, text_of, voc
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
+from cellkit.train._objectscore import coco_protocol, objects_of, renamed  # noqa: E402
 from cellkit.train.config import parse_config  # noqa: E402
 from cellkit.train.detection import DetectionTask  # noqa: E402
 from cellkit.train.keeper import Silent  # noqa: E402
 from cellkit.train.loop import train  # noqa: E402
 from cellkit.train.parts import open_crops, open_parts, with_classes  # noqa: E402
 from cellkit.train.task import BATCH_FILE, Diverged, build_network  # noqa: E402
-from cellkit.train.validate import Validator  # noqa: E402
+from cellkit.train.validate import Validator, figures  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -215,6 +218,16 @@ def test_anchors_are_exact_in_lower_precision(data):
     assert torch.equal(seen[0], seen[1])
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", ["boxes", "masks"])
+def test_training_on_a_gpu_in_lower_precision(data, tmp_path, kind):
+    config = config_of(data[kind], kind, {"precision": "auto"})
+    report = train(config, tmp_path / "run", device="cuda")
+    assert report.finished
+    assert all(math.isfinite(float(row["loss"])) for row in rows_of(tmp_path / "run"))
+    assert report.figures["validation"]["model"]["value"] > 0
+
+
 # What does not fit ----------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +318,33 @@ def test_masks_of_a_coco_file_keep_to_their_classes(tmp_path):
             assert validator.protocol.name == name
 
 
+def test_objects_too_large_for_a_window_are_told(boxed):
+    assert open_parts(config_of(boxed, "boxes")).notes == ()
+    (note,) = open_parts(config_of(boxed, "boxes", {"crop": 24})).notes
+    assert "up to 15 px long" in note
+    assert "a crop of 32 px" in note
+
+
+def test_average_precision_of_masks_by_class_and_column():
+    square = Boxes(np.float32([[2, 3, 8, 9], [4, 5, 12, 11]]), np.float32([1, 1]), np.int32([0, 1]))
+    truth = Instances(square, (np.ones((6, 6), bool), np.ones((6, 8), bool)))
+    protocol = coco_protocol("coco", "instances", CLASSES, 0.5)
+    right, wrong = objects_of(truth, (20, 20)), objects_of(truth.take(np.zeros(0, int)), (20, 20))
+    assert [entry["category_id"] for entry in right.entries] == [1, 2]
+    report = protocol.report({"a": protocol.count(right, right), "b": protocol.count(right, wrong)})
+    assert report.value == pytest.approx(51 / 101, abs=1e-6)  # a recall of one half at full precision
+    pairs = [Pair(name, Path(name), Truth(Path(name)), fields={"stain": name * 2}) for name in "ab"]
+    found = figures(report, protocol, pairs, "stain")
+    assert found["by_stain"] == {"aa": {"value": 1.0, "images": 1}, "bb": {"value": 0.0, "images": 1}}
+    assert found["scores"]["per_class"]["ring"]["objects"] == 2
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    turned = renamed(truth, ("ring", "disc"), CLASSES)
+    assert turned.boxes.classes.tolist() == [1, 0]
+    assert turned.masks is truth.masks
+    with pytest.raises(UsageError, match=r"found objects of class rings, .*did you mean 'ring'"):
+        renamed(square, ("disc", "rings"), CLASSES)
+
+
 def test_label_images_give_one_class(data):
     several = {"architecture": "mask-rcnn", "parameters": PARAMETERS, "classes": ["a", "b"]}
     with pytest.raises(UsageError, match=r"2 classes: the objects of .* have no classes"):
@@ -367,6 +407,7 @@ def test_the_command_checks_and_shows_crops(boxed, tmp_path):
     assert done.exit_code == 0, done.output
     assert page.read_text(encoding="utf-8").count(": boxes") >= 16
     assert page.read_text(encoding="utf-8").count("<img") >= 32
+    assert "<dt>ring</dt>" in page.read_text(encoding="utf-8")
     path.write_text(text_of(boxed, "boxes", **model(classes=["disc", "rang"])))
     done = CliRunner().invoke(cli, ["train", str(path), "--check"])
     assert done.exit_code == 2

@@ -15,7 +15,7 @@ from cellkit.train.targets import DENSE_HEADS
 if TYPE_CHECKING:
     from cellkit.train.config import ModelRules
 
-__all__ = ["TASKS", "checked_network", "task_of"]
+__all__ = ["TASKS", "checked_network"]
 
 TASKS: Mapping[str, str] = {"predict": "dense", "detect": "boxes", "detect_masks": "masks"}
 """What the networks find that the stages run."""
@@ -25,12 +25,6 @@ _FOR_DETECTORS: Mapping[str, str] = {
     "targets": "learns from the objects themselves",
 }
 """Sections that say nothing to a detector, and why."""
-
-
-def task_of(architecture: str) -> str:
-    """Return what an architecture finds; ``dense`` for one that is not known, of which is told elsewhere."""
-    spec = architectures().get(architecture)
-    return spec.task if spec is not None else "dense"
 
 
 def checked_network(model: ModelRules, stage: str, data: Mapping[str, Any], faults: list[Fault]) -> ModelRules:

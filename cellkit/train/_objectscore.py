@@ -71,7 +71,9 @@ def coco_protocol(name: str, layer: str, classes: Sequence[str], threshold: floa
     """Return the protocol ``coco`` or ``coco50`` for the layer ``boxes`` or ``instances`` with these classes.
 
     `threshold` is the score from which on objects count for precision, recall and F1. Its `count` takes the truth and
-    what was found as `Objects`. Source: `cellkit.metrics.boxes`, the evaluator of ``cellkit eval --as coco``.
+    what was found as `Objects`; the rows of its report are F1 by image, and hold these counts.
+
+    Source: `cellkit.metrics.boxes`, the evaluator of ``cellkit eval --as coco``.
     """
     what, iou_type = ("masks", "segm") if layer == "instances" else ("boxes", "bbox")
     headline = f"AP at IoU 0.5 ({what})" if name == FIFTY else f"AP over IoU 0.50:0.95 ({what})"
@@ -105,7 +107,7 @@ def _report(counts: Mapping[str, tuple[Objects, Objects]], settings: Settings, h
         "per_class": {row["class"]: {"AP": row["AP"], "AP_50": row["AP_50"], "objects": row["truth_objects"]}
                       for row in found["per_class"]},
     }  # fmt: skip
-    rows = tuple({"f1" if one == "value" else one: value for one, value in row.items()} for row in found["per_image"])
+    rows = tuple({**row, "counts": counts[row["image"]]} for row in found["per_image"])
     empties = sum(not any(row[one] for one in _COUNTS) for row in found["per_image"])
     low, high = spans.get(key, (math.nan, math.nan))
     rule = found["rule"] if key == "AP" else f"at the IoU threshold 0.50 alone; {found['rule']}"

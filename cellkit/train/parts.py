@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from cellkit.core import StageError, UsageError
+from cellkit.grid.windows import padded
 from cellkit.io.datasets import Dataset, Pair, open_dataset
+from cellkit.io.datasets.truth import BoxList
 from cellkit.models.device import parse_memory
 from cellkit.train._classes import matched, numbered
 from cellkit.train.augment import Augmentation
@@ -65,9 +69,24 @@ def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
     notes: tuple[str, ...] = ()
     if config.model.head in _LEARNT:
         classes, notes = matched(config, dataset.classes, train, val)
+        notes += _large(config, (*train, *val))
         train, val = (numbered(part, dataset.classes, classes) for part in (train, val))
     about = f"{where.resolve().name}: {len(train):,} images to train on, {len(val):,} to validate on; {told}"
     return Parts(where, train, val, gives, about, classes, notes)
+
+
+def _large(config: TrainConfig, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Return a note where objects are larger than windows as large as a crop can keep whole."""
+    sides = [pair.truth.xyxy[:, 2:] - pair.truth.xyxy[:, :2] for pair in pairs if isinstance(pair.truth, BoxList)]
+    large = np.concatenate([np.zeros(0), *(one.max(axis=1, initial=0) for one in sides)])
+    most = float(np.quantile(large, 0.99)) if len(large) else 0.0
+    crop = config.loop.crop
+    if most <= crop / 2 or any(step.stage == "resize" for step in config.prefix):
+        return ()
+    return (
+        f"objects are up to {most:.0f} px long, and windows as large as a crop (loop.crop, {crop}) keep those of up to "
+        f"{crop // 2} px whole: a crop of {padded(round(2 * most), 32)} px would do",
+    )
 
 
 def with_classes(config: TrainConfig, parts: Parts) -> TrainConfig:

@@ -176,15 +176,22 @@ def figures(report: Report, protocol: Protocol, pairs: Sequence[Pair], column: s
         out["scores"] = _plain(report.scores)
     if column and report.per_image and "value" in report.per_image[0]:
         fields = {pair.name: pair.fields.get(column, "") for pair in pairs}
-        values: dict[str, list[float]] = {}
+        rows: dict[str, list[Mapping[str, Any]]] = {}
         for row in report.per_image:
-            if np.isfinite(row["value"]):
-                values.setdefault(fields.get(row["image"], "") or "none", []).append(float(row["value"]))
+            if np.isfinite(row["value"]) or "counts" in row:
+                rows.setdefault(fields.get(row["image"], "") or "none", []).append(row)
         out[f"by_{column}"] = {
-            name: {"value": round(float(np.mean(found)), 4), "images": len(found)}
-            for name, found in sorted(values.items())
+            name: {"value": _number(_part(found, protocol)), "images": len(found)}
+            for name, found in sorted(rows.items())
         }
     return out
+
+
+def _part(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> float:
+    """Return the score of some images: the mean of theirs, or, where ranks count, that of all their objects."""
+    if "counts" in rows[0]:
+        return protocol.report({row["image"]: row["counts"] for row in rows}).value
+    return float(np.mean([row["value"] for row in rows]))
 
 
 def _number(value: float) -> float | None:
