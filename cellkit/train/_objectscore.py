@@ -13,9 +13,10 @@ from cellkit.core import Boxes, Instances, UsageError
 from cellkit.core.errors import suggest
 from cellkit.formats.coco_rle import encode_runs
 from cellkit.formats.objects import ObjectSet
+from cellkit.io.datasets import Pair
 from cellkit.metrics import Protocol, Report, Settings
 
-__all__ = ["FIFTY", "Objects", "coco_protocol", "objects_of", "renamed"]
+__all__ = ["FIFTY", "Objects", "coco_protocol", "figures_of_objects", "objects_of", "renamed"]
 
 FIFTY = "coco50"
 """The name of the protocol whose score is the AP at an IoU of 0.5."""
@@ -112,3 +113,34 @@ def _report(counts: Mapping[str, tuple[Objects, Objects]], settings: Settings, h
     low, high = spans.get(key, (math.nan, math.nan))
     rule = found["rule"] if key == "AP" else f"at the IoU threshold 0.50 alone; {found['rule']}"
     return Report(found["scores"][key], low, high, rule, "set", empties, scores, rows, spans)
+
+
+def figures_of_objects(report: Report, protocol: Protocol, pairs: Sequence[Pair], column: str = "") -> dict[str, Any]:
+    """Return the further scores of a report by ``coco`` or ``coco50``, and its headline by the values of a column."""
+    out: dict[str, Any] = {"scores": _plain(report.scores)}
+    if not column:
+        return out
+    known = {pair.name: pair for pair in pairs}
+    parts: dict[str, dict[str, Any]] = {}
+    for row in report.per_image:
+        value = known[row["image"]].fields.get(column, "") or "none"
+        parts.setdefault(value, {})[row["image"]] = row["counts"]
+    out[f"by_{column}"] = {}
+    for value, counts in sorted(parts.items()):
+        own = protocol.report(counts, Settings(groups={name: known[name].group or name for name in counts}))
+        ends = {"low": own.low, "high": own.high}
+        out[f"by_{column}"][value] = {**_plain({"value": own.value, **ends}), "images": len(counts)}
+    return out
+
+
+def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores as a card holds them: rounded, None for those that nothing counts towards."""
+    plain: dict[str, Any] = {}
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            plain[name] = _plain(value)
+        elif isinstance(value, int):
+            plain[name] = value
+        else:
+            plain[name] = round(float(value), 4) if math.isfinite(value) else None
+    return plain

@@ -25,7 +25,7 @@ from cellkit.models.card import Card
 from cellkit.models.inference import fold_norms
 from cellkit.models.runtime import Backend, Network, Options
 from cellkit.models.torch_backend import TorchBackend
-from cellkit.train._objectscore import Objects, coco_protocol, objects_of, renamed
+from cellkit.train._objectscore import Objects, coco_protocol, figures_of_objects, objects_of, renamed
 from cellkit.train.config import TrainConfig
 from cellkit.train.standin import faults_of, standing_in
 from cellkit.train.targets import DENSE_HEADS
@@ -173,37 +173,22 @@ def figures(report: Report, protocol: Protocol, pairs: Sequence[Pair], column: s
         "rule": report.rule,
     }
     if protocol.name not in PROTOCOLS:
-        out["scores"] = _plain(report.scores)
+        return {**out, **figures_of_objects(report, protocol, pairs, column)}
     if column and report.per_image and "value" in report.per_image[0]:
         fields = {pair.name: pair.fields.get(column, "") for pair in pairs}
-        rows: dict[str, list[Mapping[str, Any]]] = {}
+        values: dict[str, list[float]] = {}
         for row in report.per_image:
-            if np.isfinite(row["value"]) or "counts" in row:
-                rows.setdefault(fields.get(row["image"], "") or "none", []).append(row)
+            if np.isfinite(row["value"]):
+                values.setdefault(fields.get(row["image"], "") or "none", []).append(float(row["value"]))
         out[f"by_{column}"] = {
-            name: {"value": _number(_part(found, protocol)), "images": len(found)}
-            for name, found in sorted(rows.items())
+            name: {"value": round(float(np.mean(found)), 4), "images": len(found)}
+            for name, found in sorted(values.items())
         }
     return out
 
 
-def _part(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> float:
-    """Return the score of some images: the mean of theirs, or, where ranks count, that of all their objects."""
-    if "counts" in rows[0]:
-        return protocol.report({row["image"]: row["counts"] for row in rows}).value
-    return float(np.mean([row["value"] for row in rows]))
-
-
 def _number(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
-
-
-def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return scores as a card holds them: rounded, None for those that nothing counts towards."""
-    return {
-        name: _plain(value) if isinstance(value, Mapping) else value if isinstance(value, int) else _number(value)
-        for name, value in scores.items()
-    }
 
 
 def _one_thread() -> None:
@@ -227,7 +212,7 @@ def _chosen(config: TrainConfig, bound: Plan, gives: Sequence[str], pairs: Seque
         )
     if metric in ("dsb2018", "instances") and "labels" not in gives:
         raise UsageError(f"metric {metric}: the data set holds no objects, only {', '.join(gives) or 'boxes'}")
-    if layer == "instances" and layer not in gives:
+    if layer == "instances" and not {"instances", "labels"} & set(gives):
         raise UsageError(f"metric {metric}: the data set holds no masks of objects, only {', '.join(gives) or 'boxes'}")
     return metric, layer
 
