@@ -23,7 +23,6 @@ from cellkit.train.splits import Split, balanced_weights, hold_out, read_split, 
 
 __all__ = ["Crops", "Parts", "open_crops", "open_parts", "with_classes", "write_sheet"]
 
-
 _LEARNT: dict[str, tuple[str, ...]] = {"boxes": ("labels", "boxes", "instances"), "masks": ("labels", "instances")}
 """What of a data set's truth a detector can learn from, by its head."""
 
@@ -79,6 +78,7 @@ def _large(config: TrainConfig, pairs: Sequence[Pair]) -> tuple[str, ...]:
     """Return a note where objects are larger than windows as large as a crop can keep whole."""
     sides = [pair.truth.xyxy[:, 2:] - pair.truth.xyxy[:, :2] for pair in pairs if isinstance(pair.truth, BoxList)]
     large = np.concatenate([np.zeros(0), *(one.max(axis=1, initial=0) for one in sides)])
+    large = large[np.isfinite(large)]  # those that are not are told when they are read
     most = float(np.quantile(large, 0.99)) if len(large) else 0.0
     crop = config.loop.crop
     if most <= crop / 2 or any(step.stage == "resize" for step in config.prefix):
