@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import lightning
 
 from cellkit.io import atomic
-from cellkit.train.dense import DenseTask
 from cellkit.train.logs import write_log
 from cellkit.train.record import RunPage
+from cellkit.train.task import TrainingTask
 from cellkit.train.validate import Validator
 
 __all__ = ["BEST", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
@@ -67,7 +67,7 @@ class Clock:
 class Keeper(lightning.Callback):
     """Keeps checkpoints, log and time. `reason` says why the run stopped before its last epoch, if it did."""
 
-    def __init__(self, task: DenseTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
+    def __init__(self, task: TrainingTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
         self.task, self.validator, self.show, self.out, self.clock = task, validator, show, out, clock
         self.page = RunPage(out, show)
         self.reason = ""

@@ -23,11 +23,14 @@ from cellkit.models import Card, measure_context, save_model
 from cellkit.models.device import choose_device, choose_precision
 from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
-from cellkit.train.dense import STATE, DenseTask, build_network, collate, collate_half
+from cellkit.train.dense import DenseTask
+from cellkit.train.detection import DetectionTask
 from cellkit.train.examples import keep_examples
 from cellkit.train.keeper import BEST, LAST, Clock, Keeper, Show, Silent, TimeUp
-from cellkit.train.parts import Crops, open_crops, open_parts
+from cellkit.train.parts import Crops, open_crops, open_parts, with_classes
 from cellkit.train.record import Record, told
+from cellkit.train.targets import DENSE_HEADS
+from cellkit.train.task import STATE, TrainingTask, build_network
 from cellkit.train.validate import Validator, figures
 
 __all__ = ["Report", "Show", "train"]
@@ -77,12 +80,14 @@ def train(
     place = choose_device(device)
     _dtype(config, place)  # a precision that the device has not is told before anything is read
     state = _checkpoint(out, resume)
+    parts = open_parts(config, data)
+    config = with_classes(config, parts)
     if state is not None:
         _refuse_other(state, config, out)
-    parts = open_parts(config, data)
     crops = open_crops(config, parts)
     out.mkdir(parents=True, exist_ok=True)
-    task = DenseTask(config, build_network(config), out)
+    kind = DenseTask if config.model.head in DENSE_HEADS else DetectionTask
+    task: TrainingTask = kind(config, build_network(config), out)
     about = f"{parts.about}; config sha256 {config.digest}"
     card = measure_context(task.kept(), replace(config.plain_card, data=about))
     with Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
@@ -93,6 +98,8 @@ def train(
         if state is not None:
             task.on_load_checkpoint(state)
         done = len(task.history)
+        for note in parts.notes:
+            show.note(note)
         if done < config.loop.epochs and not keeper.over():
             crops.pictures.fill()
             show.start(config.loop.epochs, config.loop.steps, done)
@@ -103,7 +110,7 @@ def train(
         return report
 
 
-def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, checkpoint: Path | None) -> None:
+def _fit(task: TrainingTask, crops: Crops, keeper: Keeper, device: torch.device, checkpoint: Path | None) -> None:
     """Run the epochs that are left."""
     config = task.config
     cuda = device.type == "cuda"
@@ -112,7 +119,7 @@ def _fit(task: DenseTask, crops: Crops, keeper: Keeper, device: torch.device, ch
         batch_size=config.loop.batch,
         sampler=EpochSampler(len(crops)),
         num_workers=config.loop.workers,
-        collate_fn=collate_half if cuda and _dtype(config, device) != torch.float32 else collate,
+        collate_fn=task.collate_half if cuda and _dtype(config, device) != torch.float32 else task.collate,
         pin_memory=cuda,
         worker_init_fn=start_worker,
         persistent_workers=config.loop.workers > 0,
@@ -158,7 +165,7 @@ def _dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _ended(task: DenseTask, keeper: Keeper, validator: Validator, show: Show) -> Report:
+def _ended(task: TrainingTask, keeper: Keeper, validator: Validator, show: Show) -> Report:
     """Write the model, where the training has come to its end, and return the report."""
     config, done = task.config, len(task.history)
     best = task.best if math.isfinite(task.best) else math.nan
@@ -186,7 +193,7 @@ def _ended(task: DenseTask, keeper: Keeper, validator: Validator, show: Show) ->
 
 
 def _scored(
-    task: DenseTask, validator: Validator, show: Show, epoch: int
+    task: TrainingTask, validator: Validator, show: Show, epoch: int
 ) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
     """Return the figures of the kept weights and of the baseline, notes, and the precisions the figures hold in."""
     config = task.config
