@@ -92,7 +92,8 @@ class ModelRules:
     """The network. `head`: see `cellkit.models.HEADS`. `classes`: its outputs, where the head does not say them.
 
     A detector has no head to choose, and its classes are those of the data set where none are named.
-    `channels`: of its input. `start`: a trained network of the same shape whose weights it begins with.
+    `channels`: of its input. `start`: a trained network of the same shape whose weights it begins with. `stored`: the
+    format of the weights in model.safetensors; float16 is half the size.
     """
 
     architecture: str = "unet-compact"
@@ -100,6 +101,7 @@ class ModelRules:
     classes: tuple[str, ...] = ()
     channels: Annotated[int, Span(1, 1024)] = 1
     start: str = ""
+    stored: Literal["float32", "float16"] = "float32"
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property

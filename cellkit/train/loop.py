@@ -188,7 +188,7 @@ def _ended(task: TrainingTask, keeper: Keeper, validator: Validator, show: Show)
     validator.card = card
     scores, notes, precision = _scored(task, validator, show, at)
     card = replace(card, figures={"validation": scores, "epoch": at, "epochs": done}, precision=precision)
-    save_model(keeper.out / MODEL, network, card)
+    save_model(keeper.out / MODEL, network, card, dtype=config.model.stored)
     return Report(keeper.out, done, True, keeper.reason or "all epochs", best, card.figures, tuple(notes))
 
 
