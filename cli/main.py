@@ -67,7 +67,7 @@ def cli() -> None:
     \b
     Try it on real pictures:
       cellkit samples pictures
-      cellkit run nuclei-classical pictures/nuclei -o out
+      cellkit run nuclei pictures/nuclei -o out
     """
 
 
