@@ -34,6 +34,7 @@ class _Options:
     images: Path | None
     groups_file: Path | None
     group_column: str | None
+    by: str | None
     allow_missing: bool
     json_file: Path | None
     csv_file: Path | None
@@ -70,9 +71,10 @@ class _Options:
 @click.option("--images", type=_PATH, metavar="DIR", help="The images themselves: sizes for RLE, pictures for --html.")
 @click.option(
     "--groups", "groups_file", type=_PATH, metavar="FILE.csv",
-    help="Draw intervals over groups of images (slide, plate, patient): a table whose first column names the image.",
+    help="A table whose first column names the image: its groups (slide, plate, patient), or what to tell apart.",
 )  # fmt: skip
-@click.option("--group-column", metavar="NAME", help="The column of --groups that holds the group.")
+@click.option("--group-column", metavar="NAME", help="Draw intervals over the groups in this column of --groups.")
+@click.option("--by", metavar="NAME", help="Also give the score for each value in this column of --groups (modality).")
 @click.option("--allow-missing", is_flag=True, help="Leave out images that only one side has, and say how many.")
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write every number, rule and image as JSON.")
 @click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="Write one row per image.")
@@ -92,6 +94,7 @@ def eval_command(ctx: click.Context, **given: Any) -> None:
     Example:
       cellkit eval dsb2018/labels out --as dsb2018 --json score.json
       cellkit eval dsb2018/labels out --as instances --worst 10 --html worst.html
+      cellkit eval dsb2018/labels out --as dsb2018 --groups dsb2018/split.csv --by modality
     """
     options = _Options(**given)
     groups = _groups(options)
@@ -116,21 +119,23 @@ def eval_command(ctx: click.Context, **given: Any) -> None:
 def _groups(options: _Options) -> dict[str, str] | None:
     from cellkit.core import UsageError
 
-    if (options.groups_file is None) != (options.group_column is None):
-        raise UsageError("--groups and --group-column belong together: a table, and the column that holds the group")
+    if (options.groups_file is None) != (options.group_column is None and options.by is None):
+        raise UsageError("--groups belongs together with --group-column or --by: a table, and a column of it")
     if options.worst is not None and options.html_file is None:
         raise UsageError("--worst needs --html FILE, the page that shows them")
     if options.groups_file is None or options.group_column is None:
         return None
     from .eval_sides import read_groups
 
-    return read_groups(options.groups_file, options.group_column)
+    return read_groups(options.groups_file, options.group_column, "--group-column")
 
 
 def _refuse_for_coco(options: _Options) -> None:
     from cellkit.core import UsageError
 
-    wrong = {"--pooling": options.pooling, "--variant": options.variant, "--html": options.html_file}
+    wrong = {
+        "--pooling": options.pooling, "--variant": options.variant, "--html": options.html_file, "--by": options.by
+    }  # fmt: skip
     for name, value in wrong.items():
         if value is not None:
             raise UsageError(f"{name} is not for --as coco")
@@ -146,8 +151,13 @@ def _scored(options: _Options, groups: dict[str, str] | None) -> tuple[Result, P
     protocol.report({}, settings)  # a wrong variant or pooling is told before anything is read
     pairs = paired(options.truth, options.pred, options.protocol, options.images, options.allow_missing)
     settings.units(list(pairs.names))
+    kinds = _kinds(options, pairs)
     counts, failed = _count(protocol, pairs)
     report = protocol.report(counts, settings)
+    parts = {
+        kind: protocol.report({name: one for name, one in counts.items() if kinds[name] == kind}, settings)
+        for kind in sorted({kinds[name] for name in counts if name in kinds})
+    }
     method = "percentile bootstrap of images"
     if groups is not None:
         units = len({groups[name] for name in counts})
@@ -156,9 +166,26 @@ def _scored(options: _Options, groups: dict[str, str] | None) -> tuple[Result, P
     given = {"empty": options.empty, **({"variant": chosen} if chosen else {})}
     given |= {"truth": str(options.truth), "pred": str(options.pred)}
     result = Result(
-        protocol.name, protocol.headline, report, method, given, failed, pairs.without_prediction, pairs.without_truth
-    )
+        protocol.name, protocol.headline, report, method, given, failed, pairs.without_prediction, pairs.without_truth,
+        options.by or "", parts,
+    )  # fmt: skip
     return result, pairs
+
+
+def _kinds(options: _Options, pairs: Pairs) -> dict[str, str]:
+    """Return what --by tells apart, for every image; empty without it."""
+    from cellkit.core import UsageError
+
+    if options.by is None or options.groups_file is None:
+        return {}
+    from .eval_sides import read_groups
+
+    found = read_groups(options.groups_file, options.by, "--by")
+    missing = [name for name in pairs.names if name not in found]
+    if missing:
+        some = f"{len(missing):,} images, such as {missing[0]!r}"
+        raise UsageError(f"--by {options.by}: {options.groups_file} lacks {some}")
+    return {name: found[name] or "none" for name in pairs.names}
 
 
 def _count(protocol: Protocol, pairs: Pairs) -> tuple[dict[str, Any], dict[str, str]]:

@@ -22,7 +22,8 @@ _WORST = 5
 class Result:
     """A report, how it came about, and the images that are not in it.
 
-    `given` are the options to be written down; `method` says what intervals are drawn from.
+    `given` are the options to be written down; `method` says what intervals are drawn from. `parts`: the
+    report on the images of each value of the column `by`.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Result:
     failed: Mapping[str, str] = field(default_factory=dict)
     without_prediction: Sequence[str] = ()
     without_truth: Sequence[str] = ()
+    by: str = ""
+    parts: Mapping[str, Report] = field(default_factory=dict)
 
 
 def show(result: Result) -> None:
@@ -67,6 +70,9 @@ def show(result: Result) -> None:
         parts = [f"{n} {_text(value[k])}" for k, n in _CLASS_COLUMNS.items() if k in value]
         shown = report.intervals.get(f"per_class.{name}.iou", report.intervals.get(f"per_class.{name}.AP"))
         table.add_row(f"class {escape(str(name))}", ", ".join(parts), _span(shown))
+    for name, part in result.parts.items():
+        value = f"{_text(part.value)}  [dim]on {len(part.per_image):,}[/]"
+        table.add_row(f"{escape(result.by)} {escape(name)}", value, _span((part.low, part.high)))
     console.print(table)
     worst = [row for row in report.per_image if row["value"] < 1]
     worst = sorted(worst, key=lambda row: row["value"])[:_WORST]
@@ -103,12 +109,17 @@ def write_json(path: Path, result: Result) -> None:
         "images": len(report.per_image),
         "empty_images": report.empty_images,
         "scores": report.scores,
+        **({"by": {result.by: {name: _part(part) for name, part in result.parts.items()}}} if result.parts else {}),
         "failed": [{"image": name, "reason": reason} for name, reason in result.failed.items()],
         "without_prediction": list(result.without_prediction),
         "without_truth": list(result.without_truth),
         "per_image": report.per_image,
     }
     _write(path, json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
+
+
+def _part(report: Report) -> dict[str, Any]:
+    return {"value": report.value, "low": report.low, "high": report.high, "images": len(report.per_image)}
 
 
 def write_csv(path: Path, result: Result) -> None:

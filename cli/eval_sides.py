@@ -126,15 +126,15 @@ def source_images(folder: Path | None) -> dict[str, Path]:
     return {} if folder is None else {source.name: source.paths[0] for source in find([folder])}
 
 
-def read_groups(path: Path, column: str) -> dict[str, str]:
-    """Return the group of each image from a CSV: the first column names the image, `column` its group."""
+def read_groups(path: Path, column: str, option: str) -> dict[str, str]:
+    """Return what `column`, which `option` named, says of each image in a CSV whose first column names the image."""
     from cellkit.core import UsageError
     from cellkit.core.errors import suggest
 
     header, rows = _table(path)
     if column not in header[1:]:
         hint = suggest(column, header[1:]) or f"it has {', '.join(header[1:]) or 'one column only'}"
-        raise UsageError(f"--group-column {column}: {path} has no such column; {hint}")
+        raise UsageError(f"{option} {column}: {path} has no such column; {hint}")
     return {_stem(row[header[0]]): row[column] for row in rows}
 
 

@@ -19,7 +19,7 @@ def explain_command(**given: Any) -> None:
 
     \b
     Example:
-      cellkit explain nuclei-classical pictures/nuclei/field_0.png -o page.html
+      cellkit explain nuclei pictures/nuclei/field1.png -o page.html
     """
     from pathlib import Path
 

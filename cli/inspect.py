@@ -149,7 +149,7 @@ def recipes_command(name: str | None) -> None:
 
     \b
     Example:
-      cellkit recipes nuclei-classical > my-recipe.yaml
+      cellkit recipes nuclei > my-recipe.yaml
     """
     from cellkit.core import Recipe
     from cellkit.core.recipe import shipped, text_of

@@ -61,7 +61,7 @@ def run_command(ctx: click.Context, **given: Any) -> None:
 
     \b
     Example:
-      cellkit run nuclei-classical pictures/nuclei -o out --set drop_small.area=30
+      cellkit run nuclei pictures/nuclei -o out --set resize.diameter=40
     """
     from cellkit.core import Recipe
     from cellkit.engine.batch import Settings, run_batch

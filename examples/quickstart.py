@@ -10,7 +10,7 @@ import cellkit as ck
 picture, target = sys.argv[1:]
 
 # A recipe, from a file or by the name of one that ships with cellkit, on one picture.
-recipe = ck.Recipe.read("nuclei-classical")
+recipe = ck.Recipe.read("nuclei")
 result = ck.run(recipe, ck.read(picture))
 ck.write(target, result["labels"])
 print(result["table"][["label", "area", "centroid_y", "centroid_x"]].head())

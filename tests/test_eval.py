@@ -232,7 +232,7 @@ def test_what_does_not_go_together_is_told_before_anything_is_read(folders, tmp_
     assert "has v6 and older, not 'v5'" in evaluate(*folders, "--as", "glas", "--variant", "v5", code=2)
     assert "has no variants" in evaluate(*folders, "--as", "pixel", "--variant", "v6", code=2)
     assert "--worst needs --html" in evaluate(*folders, "--as", "pixel", "--worst", 3, code=2)
-    assert "belong together" in evaluate(*folders, "--as", "pixel", "--groups", folders[0] / "a.png", code=2)
+    assert "belongs together" in evaluate(*folders, "--as", "pixel", "--groups", folders[0] / "a.png", code=2)
 
 
 def test_intervals_over_groups_of_images(tmp_path):
@@ -326,3 +326,31 @@ def test_coco_average_precision(tmp_path):
     assert document(tmp_path, truth, pred, "--as", "coco", "--score-threshold", 0.95)["scores"]["recall"] == 0
     assert "compares COCO JSON files" in evaluate(truth, tmp_path, "--as", "coco", code=2)
     assert "is not for --as coco" in evaluate(truth, pred, "--as", "coco", "--variant", "v6", code=2)
+
+
+def test_the_score_of_each_kind_of_image(tmp_path):
+    truth, pred = tmp_path / "truth", tmp_path / "pred"
+    for number in range(6):
+        labels = np.zeros((20, 20), np.uint16)
+        labels[2:8, 2:8] = 1
+        found = labels if number % 2 else np.roll(labels, 2, axis=0)
+        for folder, image in ((truth, labels), (pred, found)):
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number}.png")
+    table = tmp_path / "kinds.csv"
+    table.write_text("id,kind,slide\n" + "".join(f"{n}.png,{'good' if n % 2 else 'bad'},s{n // 2}\n" for n in range(6)))
+    found = document(tmp_path, truth, pred, "--as", "dsb2018", "--groups", table, "--by", "kind")
+    kinds = found["by"]["kind"]
+    assert {name: part["images"] for name, part in kinds.items()} == {"bad": 3, "good": 3}
+    assert kinds["good"]["value"] == 1 > kinds["bad"]["value"]
+    assert found["value"] == pytest.approx((1 + kinds["bad"]["value"]) / 2)
+    more = ("--as", "dsb2018", "--groups", table, "--by", "kind", "--group-column", "slide")
+    both = document(tmp_path, truth, pred, *more)
+    assert both["by"]["kind"]["bad"]["value"] == kinds["bad"]["value"]
+    shown = evaluate(truth, pred, "--as", "dsb2018", "--groups", table, "--by", "kind")
+    assert "kind good" in shown
+    assert "did you mean 'kind'" in evaluate(truth, pred, "--as", "dsb2018", "--groups", table, "--by", "kin", code=2)
+    table.write_text("id,kind\n0,x\n")
+    assert "lacks 5 images, such as '1'" in evaluate(
+        truth, pred, "--as", "dsb2018", "--groups", table, "--by", "kind", code=2
+    )

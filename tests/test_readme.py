@@ -11,6 +11,7 @@ import pytest
 
 from cellkit import io
 from cellkit.core import Recipe, check
+from cellkit.train.config import parse_config
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,12 +22,15 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def test_the_recipes_check(cellkit, tmp_path, monkeypatch):
-    steps, network, read = blocks(README, "yaml")
+    steps, network, training, read = blocks(README, "yaml")
     assert check(Recipe.load(steps)) == []
     new = next(line for line in blocks(README, "sh")[-1].splitlines() if " new " in line).partition("#")[0]
     cellkit(*new.split()[1:], cwd=tmp_path)
     monkeypatch.chdir(tmp_path)
     assert check(Recipe.load(network.replace("my-unet", "./my-unet"))) == []
+    config, faults = parse_config(training)
+    assert config is not None, faults
+    assert faults == []
     assert Recipe.load(f"{read}\nsteps: [grayscale]").read_options.bits == 12
 
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 
-from cellkit.core.errors import KindError, StageError, suggest
+from cellkit.core.errors import KindError, StageError
 from cellkit.core.kinds import Image, Prob
 from cellkit.core.stage import FromSample, Span, stage
+from cellkit.stages._channels import channel_number
 
-__all__ = ["channel", "grayscale", "invert", "stain"]
+__all__ = ["channel", "grayscale", "invert", "stain", "to_rgb"]
 
 _LUMINANCE = {"rec601": (0.299, 0.587, 0.114), "rec709": (0.2125, 0.7154, 0.0721)}
 
@@ -50,6 +51,23 @@ def grayscale(image: Image, /, *, weights: Literal["rec601", "rec709", "mean"] =
     return cv2.transform(image, np.array([_LUMINANCE[weights]], np.float32))[..., None]
 
 
+@stage(reach=0, names=lambda _, names: names if len(names) == 3 else ())
+def to_rgb(image: Image, /) -> Image:
+    """Make three equal channels of one, for a network that takes red, green and blue; three pass through unchanged.
+
+    Raises `KindError` for another number of channels.
+    """
+    count = image.shape[2]
+    if count == 3:
+        return image
+    if count != 1:
+        raise KindError(
+            f"to_rgb wants one channel, or red, green and blue, got {count}: choose one with `channel: {{name: 0}}`, "
+            "or three under `read: channels`"
+        )
+    return cv2.merge([image[..., 0]] * 3)
+
+
 def _channel_names(params: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
     name = params["name"]
     if isinstance(name, str):
@@ -69,13 +87,7 @@ def channel(
 
     Raises `StageError` where there is no such channel.
     """
-    count = image.shape[2]
-    index = names.index(name) if name in names else name
-    if isinstance(index, str):
-        known = f"the channels are {', '.join(names)}" if names else "the image names no channels: give a number from 0"
-        raise StageError(f"channel: no channel is called {index!r}; {suggest(index, names) or known}")
-    if not 0 <= index < count:
-        raise StageError(f"channel: there is no channel {index}, the image has {count}, counted from 0")
+    index = channel_number("channel", name, image.shape[2], names, "image")
     return image[..., index : index + 1].copy()
 
 

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import lightning
 
 from cellkit.io import atomic
-from cellkit.train.dense import DenseTask
 from cellkit.train.logs import write_log
+from cellkit.train.record import RunPage
+from cellkit.train.task import TrainingTask
 from cellkit.train.validate import Validator
 
 __all__ = ["BEST", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
@@ -66,8 +67,9 @@ class Clock:
 class Keeper(lightning.Callback):
     """Keeps checkpoints, log and time. `reason` says why the run stopped before its last epoch, if it did."""
 
-    def __init__(self, task: DenseTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
+    def __init__(self, task: TrainingTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
         self.task, self.validator, self.show, self.out, self.clock = task, validator, show, out, clock
+        self.page = RunPage(out, show)
         self.reason = ""
         self._began = time.monotonic()
         self._longest = 0.0
@@ -80,7 +82,9 @@ class Keeper(lightning.Callback):
     def _end(self) -> str:
         """Return why the training as a whole ends before its last epoch, if it does."""
         loop = self.task.config.loop
-        if self._hours() >= self.clock.total:
+        # A schedule over the hours ends within them, at its lowest rate.
+        ahead = float(self.task.history[-1]["seconds"]) if loop.pace == "hours" and self.task.history else 0.0
+        if self._hours() + ahead >= self.clock.total:
             return "hours"
         return "patience" if loop.patience and self.task.waited >= loop.patience else ""
 
@@ -88,8 +92,12 @@ class Keeper(lightning.Callback):
         return sum(float(row["seconds"]) for row in self.task.history)
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Look at the clock."""
+        """Look at the clock, and stretch a schedule over the hours by the speed so far."""
         self._began = time.monotonic()
+        schedule = self.task.schedule
+        if schedule is not None and self.task.config.loop.pace == "hours" and self.task.history:
+            done = schedule.last_epoch
+            schedule.total = max(done + 1, round(done * self.clock.total / self._hours()))
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Tell of the step; stop where the time is over, dropping the epoch, unless this was its last step."""
@@ -101,7 +109,7 @@ class Keeper(lightning.Callback):
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
         """Validate where it is time to, keep the checkpoint and the log, and see whether to go on."""
         task, loop = self.task, self.task.config.loop
-        task.check_weights()
+        task.check()
         epoch = trainer.current_epoch + 1
         row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **task.means()}
         row["rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -122,6 +130,8 @@ class Keeper(lightning.Callback):
         self._save(trainer, better)
         write_log(self.out, task.history)
         self.show.epoch(row)
+        if "score" in row:
+            self.page.update()
         self._longest = max(self._longest, seconds)
         self._stop(trainer, epoch)
 

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from cellkit.core import StageError, UsageError
+from cellkit.grid.windows import padded
 from cellkit.io.datasets import Dataset, Pair, open_dataset
+from cellkit.io.datasets.truth import BoxList
 from cellkit.models.device import parse_memory
+from cellkit.train._classes import matched, numbered
 from cellkit.train.augment import Augmentation
-from cellkit.train.config import TrainConfig
+from cellkit.train.config import ConfigError, TrainConfig, recipe_faults
 from cellkit.train.crops import CropRules, DenseTargets, Pictures, TrainingCrops, TruthKind, preprocessing
 from cellkit.train.splits import Split, balanced_weights, hold_out, read_split, split_of
 
-__all__ = ["Crops", "Parts", "open_crops", "open_parts", "write_sheet"]
+__all__ = ["Crops", "Parts", "open_crops", "open_parts", "with_classes", "write_sheet"]
+
+_LEARNT: dict[str, tuple[str, ...]] = {"boxes": ("labels", "boxes", "instances"), "masks": ("labels", "instances")}
+"""What of a data set's truth a detector can learn from, by its head."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The images to train on and those to validate on; what they are, in words, is for the card."""
+    """The images to train on and those to validate on; what they are, in words, is for the card.
+
+    `gives` is what the truth of all of them holds. For a detector, `classes` are those that the objects are numbered
+    by, and `notes` what a user should know of them.
+    """
 
     folder: Path
     train: tuple[Pair, ...]
     val: tuple[Pair, ...]
     gives: tuple[str, ...]
     about: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
     """Open the data set of `config` (or that in `folder`) and part it; no pixel is read.
 
-    Raises `UsageError` where there is none, or a part is empty, `FormatError` where a split cuts a group.
+    Raises `UsageError` where there is none, a part is empty, or its classes are not those of a detector, `FormatError`
+    where a split cuts a group.
     """
     if folder is None and not config.data.folder:
         raise UsageError("data.folder: no data set is named; say `data: {folder: DIR}`, or --data DIR")
@@ -44,11 +59,48 @@ def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
     train, val = split.part(rules.train).pairs(dataset), split.part(rules.val).pairs(dataset)
     if rules.balance:
         split.values(rules.balance)  # a column that is not there is told before anything is read
-    gives = tuple(kind for kind in ("labels", "classes") if all(kind in pair.truth.gives for pair in (*train, *val)))
+    learnt = _LEARNT.get(config.model.head, ("labels", "classes"))
+    gives = tuple(kind for kind in learnt if all(kind in pair.truth.gives for pair in (*train, *val)))
     if not gives:
-        raise UsageError(f"{where}: holds {dataset.kind}, which dense networks cannot learn from")
+        who = {"boxes": "detectors", "masks": "detectors of masks"}.get(config.model.head, "dense networks")
+        raise UsageError(f"{where}: holds {dataset.kind}, which {who} cannot learn from")
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    if config.model.head in _LEARNT:
+        classes, notes = matched(config, dataset.classes, train, val)
+        notes += _large(config, (*train, *val))
+        train, val = (numbered(part, dataset.classes, classes) for part in (train, val))
     about = f"{where.resolve().name}: {len(train):,} images to train on, {len(val):,} to validate on; {told}"
-    return Parts(where, train, val, gives, about)
+    return Parts(where, train, val, gives, about, classes, notes)
+
+
+def _large(config: TrainConfig, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Return a note where objects are larger than windows as large as a crop can keep whole."""
+    sides = [pair.truth.xyxy[:, 2:] - pair.truth.xyxy[:, :2] for pair in pairs if isinstance(pair.truth, BoxList)]
+    large = np.concatenate([np.zeros(0), *(one.max(axis=1, initial=0) for one in sides)])
+    large = large[np.isfinite(large)]  # those that are not are told when they are read
+    most = float(np.quantile(large, 0.99)) if len(large) else 0.0
+    crop = config.loop.crop
+    if most <= crop / 2 or any(step.stage == "resize" for step in config.prefix):
+        return ()
+    return (
+        f"objects are up to {most:.0f} px long, and windows as large as a crop (loop.crop, {crop}) keep those of up to "
+        f"{crop // 2} px whole: a crop of {padded(round(2 * most), 32)} px would do",
+    )
+
+
+def with_classes(config: TrainConfig, parts: Parts) -> TrainConfig:
+    """Return `config` with the classes of the data set where it names none for its detector.
+
+    Raises `ConfigError` where the recipe cannot go on with these.
+    """
+    if config.model.classes or not parts.classes:
+        return config
+    config = replace(config, model=replace(config.model, classes=parts.classes))
+    found = recipe_faults(config)
+    if found:
+        raise ConfigError(tuple(found))
+    return config
 
 
 def _split(dataset: Dataset, config: TrainConfig) -> tuple[Split, str]:
@@ -77,25 +129,52 @@ def open_crops(config: TrainConfig, parts: Parts) -> Crops:
 
     Raises `UsageError` where the truth is not what the head learns from.
     """
-    model, loop = config.model, config.loop
+    model = config.model
+    if model.head in _LEARNT:
+        return _object_crops(config, parts)
     count = len(model.outputs) - (model.head == "softmax") if model.head in ("sigmoid", "softmax") else 1
     truth: TruthKind = "classes" if count > 1 or "labels" not in parts.gives else "labels"
     if truth == "classes" and model.head in ("border", "distance"):
         raise UsageError(f"model.head: {model.head} needs objects; the data set has classes of pixels alone")
     if truth not in parts.gives:
         raise UsageError(f"model.classes: {count} classes need class images; the data set has objects of one class")
-    memory = parse_memory(config.data.cache)
-    pictures = Pictures(parts.train, preprocessing(config.recipe, config.trains), truth=truth, memory=memory)
-    column = config.data.balance
-    weights = balanced_weights([pair.fields.get(column, "") for pair in parts.train]) if column else None
-    rules = CropRules(
-        height=loop.crop, width=loop.crop, count=loop.steps * loop.batch, objects=config.data.objects, seed=loop.seed
-    )
-    augmentation = Augmentation(config.augment, mirrored="same" if truth == "classes" else "objects")
+    pictures, rules, weights = _drawn_from(config, parts, truth)
+    augmentation = Augmentation(config.augment, mirrored="same" if truth == "classes" else config.data.mirrored)
     targets = DenseTargets(model.head, config.targets, count)
     crops = Crops(pictures, rules, augmentation, targets=targets, weights=weights)
     crops.channels = model.channels
     return crops
+
+
+def _object_crops(config: TrainConfig, parts: Parts) -> Crops:
+    """Return crops with the objects in them, by the most exact truth that there is."""
+    truth: TruthKind = "instances" if "instances" in parts.gives else "boxes"
+    if all(pair.truth.kind == "labels" for pair in parts.train):
+        truth = "labels"
+    pictures, rules, weights = _drawn_from(config, parts, truth)
+    augmentation = Augmentation(config.augment, mirrored="objects")
+    task: Literal["boxes", "masks"] = "masks" if config.model.head == "masks" else "boxes"
+    crops = Crops(pictures, rules, augmentation, weights=weights, task=task)
+    crops.channels = config.model.channels
+    return crops
+
+
+def _drawn_from(config: TrainConfig, parts: Parts, truth: TruthKind) -> tuple[Pictures, CropRules, Any]:
+    """Return the images, how crops are drawn from them, and how often each is."""
+    data, loop = config.data, config.loop
+    steps, memory = preprocessing(config.recipe, config.trains), parse_memory(data.cache)
+    pictures = Pictures(parts.train, steps, truth=truth, memory=memory, invalid=data.invalid)
+    values = [pair.fields.get(data.balance, "") for pair in parts.train]
+    weights = balanced_weights(values, power=data.evenness) if data.balance else None
+    rules = CropRules(
+        height=loop.crop,
+        width=loop.crop,
+        count=loop.steps * loop.batch,
+        objects=data.objects,
+        balance_classes=data.balance_classes,
+        seed=loop.seed,
+    )
+    return pictures, rules, weights
 
 
 def write_sheet(config: TrainConfig, parts: Parts, path: str | Path, *, count: int = 16) -> None:
@@ -103,6 +182,7 @@ def write_sheet(config: TrainConfig, parts: Parts, path: str | Path, *, count: i
     from cellkit.io import atomic
     from cellkit.train.sheet import contact_sheet
 
+    config = with_classes(config, parts)
     crops = open_crops(config, parts)
     samples = [crops[0, index] for index in range(min(count, len(crops)))]
     page = contact_sheet(samples, title=f"Crops of {config.name}", names=config.model.outputs)
