@@ -387,13 +387,20 @@ def test_a_folder_of_other_values_is_begun_anew(cells, tmp_path):
     assert sorted(path.name for path in (tmp_path / "trials").iterdir()) == ["final.csv", "search.csv"]
 
 
-def test_time_that_is_up_in_the_first_trial_keeps_what_was_trained(cells, tmp_path):
+def test_time_that_is_up_in_the_first_trial_keeps_what_was_trained(cells, tmp_path, monkeypatch):
+    from cellkit.train.keeper import Clock
+
     out = tmp_path / "tuned.yaml"
-    given = command(cells, out, "--trials", 3, loop={"epochs": 50_000})
-    text = invoke(*given, "--time-limit", "2s", code=2).output
+    given = command(cells, out, "--trials", 3, "--time-limit", "1h")
+    looks = iter(range(10**6))
+    with monkeypatch.context() as patch:
+        patch.setattr(Clock, "left", lambda _: 1e6 if next(looks) < 2 * 8 else 0.0)  # about two epochs of eight steps
+        text = invoke(*given, code=2).output
     assert "not one trial was done in that time" in text
     assert not out.exists()
-    assert rows_of(out.with_suffix(".trials") / "000" / "log.csv")
+    before = rows_of(out.with_suffix(".trials") / "000" / "log.csv")
+    assert 1 <= len(before) < 3
+    assert "--resume goes on" in invoke(*given, code=2).output
     out.with_suffix(".sqlite").unlink()
     assert "holds the trainings of an earlier tuning" in invoke(*given, code=2).output
 

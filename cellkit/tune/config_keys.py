@@ -24,7 +24,7 @@ NAMED = {"optimiser": (OPTIMISERS, "adamw"), "schedule": (SCHEDULES, "constant")
 _JUDGES = "trials would no longer be judged alike"
 _SAME = "no score hangs on it"
 KEPT = {
-    **{f"data.{name}": _JUDGES for name in ("folder", "layout", "split", "train", "val")},
+    **{f"data.{name}": _JUDGES for name in ("folder", "layout", "split", "train", "val", "invalid", "ignore")},
     **{f"loop.{name}": _JUDGES for name in ("hours", "validate", "patience")},
     **dict.fromkeys(("data.cache", "loop.workers", "name", "licence", "baseline", "cellkit_train"), _SAME),
     **dict.fromkeys(("metric", "recipe", "trains"), _JUDGES),
