@@ -373,6 +373,23 @@ def test_a_config_that_diverges_may_be_tuned_to_one_that_does_not(cells, tmp_pat
     assert read_config(out).optimiser[1]["rate"] == float(rows[1]["optimiser.rate"])
 
 
+def test_the_config_of_a_detector_is_tuned_as_well(tmp_path):
+    import objects_to_learn
+
+    folder = objects_to_learn.draw(tmp_path / "cells", images=6)
+    config = objects_to_learn.config_of(folder, "boxes", {"epochs": 1, "steps": 2, "validate": 1})
+    with pytest.raises(UsageError, match="losses of its own"):
+        config_space(config, ["loss=dice|bce"])
+    space = config_space(config, ["optimiser.rate", "model.parameters.proposals=40..80"])
+    trainings = Trainings(space, open_parts(config), tmp_path / "trials", Plan(device="cpu"))
+    trainings.begin()
+    found = trainings({**space.defaults, "model.parameters.proposals": 50}, [Trial(0, space.defaults, 0.5)])
+    assert (found.failed, found.note, found.pruned) == (0, "", 0)
+    assert [epoch for epoch, _ in found.curve] == [1]
+    data = yaml.safe_load((tmp_path / "trials" / "001" / "config.yaml").read_text())
+    assert data["model"]["parameters"]["proposals"] == 50
+
+
 def test_a_folder_of_other_values_is_begun_anew(cells, tmp_path):
     config = config_of(cells, "sigmoid", {**SHORT, "epochs": 1, "steps": 2})
     space = config_space(config)
