@@ -19,6 +19,11 @@ pytest.importorskip("torch")
 
 from cellkit.train.config import ConfigError, parse_config, read_config
 
+EXAMPLES = [
+    path for path in sorted((Path(__file__).parent.parent / "examples").rglob("*.yaml"))
+    if "cellkit_train:" in path.read_text(encoding="utf-8")
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory) -> Path:
@@ -179,3 +184,10 @@ def test_check_says_what_would_be_done_and_writes_nothing(cells, tmp_path):
     assert done.exit_code == 2
     assert "did you mean 'adam'" in done.stderr
     assert CliRunner().invoke(cli, ["train", str(path), "--time-limit", "soon"]).exit_code == 2
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_of_trainings_are_sound(path):
+    config, faults = parse_config(path.read_text(encoding="utf-8"), path.parent)
+    assert config is not None, faults
+    assert faults == []
