@@ -52,7 +52,8 @@ class DataRules:
     `folder` and `layout`: as `cellkit audit` takes them. `split`: a CSV file with the columns name, part and, where
     known, group and others, beside the folder or by path; `train` and `val` are the parts it names. Without it, a fifth
     of the groups is kept for validation. `balance`: a column whose values are drawn equally often. `objects`: share of
-    crops that are moved to an object. `cache`: memory for decoded images.
+    crops that are moved to an object. `cache`: memory for decoded images, in each process. `audit`: what becomes of the
+    faults that images and labels are looked through for; see `cellkit.train.auditing`.
     """
 
     folder: str = ""
@@ -63,6 +64,7 @@ class DataRules:
     balance: str = ""
     objects: Annotated[float, Span(0, 1)] = 0.5
     cache: str = "2GB"
+    audit: Literal["warn", "refuse", "off"] = field(default="warn", repr=False)  # may change where a run goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,9 @@ class LoopRules:
     gradients (0: none). `ema`: decay of the running mean of the weights, which is what is kept (0: none). `precision`:
     of the convolutions. `workers`: processes that make crops. `validate`: epochs from one validation to the next.
     `patience`: validations without gain after which it stops (0: never).
+
+    `devices`: GPUs (or processes, on the CPU) that share each batch, `auto` for all GPUs there are; on each of `nodes`
+    machines. `strategy`: Lightning's, for several of them (``auto`` is ``ddp``).
     """
 
     epochs: Annotated[int, Span(1, 1_000_000)] = 50
@@ -108,6 +113,9 @@ class LoopRules:
     validate: Annotated[int, Span(1, 10_000)] = 5
     patience: Annotated[int, Span(0, 10_000)] = 0
     seed: Annotated[int, Span(0, 2**31 - 1)] = 0
+    devices: Annotated[int | Literal["auto"], Span(1, 1024)] = 1
+    nodes: Annotated[int, Span(1, 1024)] = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from cellkit.train.config import TrainConfig
 from cellkit.train.ema import Ema
 from cellkit.train.losses import build_loss
 from cellkit.train.optimisers import build_optimiser
+from cellkit.train.ranks import everywhere
 from cellkit.train.schedules import RateSchedule, build_schedule
 
 __all__ = ["DenseTask", "Diverged", "build_network", "collate"]
@@ -104,8 +105,9 @@ class DenseTask(lightning.LightningModule):
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         logits = self.network(image)
         loss = self.criterion(logits, {key: value for key, value in batch.items() if key not in ("image", "name")})
-        if not bool(torch.isfinite(loss)):
-            raise Diverged(self._tell(batch, float(loss.detach())))
+        finite = bool(torch.isfinite(loss))
+        if not everywhere(finite, loss.device):
+            raise Diverged(self._elsewhere() if finite else self._tell(batch, float(loss.detach())))
         for key, value in {"loss": loss.detach(), **self.criterion.parts}.items():
             self._sums[key] = self._sums[key] + value if key in self._sums else value.clone()
         self._batches += 1
@@ -163,6 +165,14 @@ class DenseTask(lightning.LightningModule):
         if self.ema is not None:
             network.load_state_dict({name: value.cpu() for name, value in self.ema.mean.items()})
         return network.float().eval()
+
+    def _elsewhere(self) -> str:
+        """Return the message where the batch of another process is the trouble, which that one writes."""
+        path = self.folder / BATCH_FILE
+        return (
+            f"the loss of another process is not finite in epoch {self.current_epoch + 1}; its batch is in {path}; "
+            f"{_ADVICE}"
+        )
 
     def _tell(self, batch: Mapping[str, Any], loss: float) -> str:
         """Write the batch and return the message."""

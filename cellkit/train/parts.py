@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,28 @@ from cellkit.train.config import TrainConfig
 from cellkit.train.crops import CropRules, DenseTargets, Pictures, TrainingCrops, TruthKind, preprocessing
 from cellkit.train.splits import Split, balanced_weights, hold_out, read_split, split_of
 
-__all__ = ["Crops", "Parts", "open_crops", "open_parts", "write_sheet"]
+__all__ = ["Crops", "Parts", "open_crops", "open_parts", "open_split", "parts_of", "write_sheet"]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The images to train on and those to validate on; what they are, in words, is for the card."""
+    """The images to train on and those to validate on; what they are, in words, is for the card.
+
+    `dataset` is where they are from, where that is known.
+    """
 
     folder: Path
     train: tuple[Pair, ...]
     val: tuple[Pair, ...]
     gives: tuple[str, ...]
     about: str
+    dataset: Dataset | None = None
+
+    @property
+    def digest(self) -> str:
+        """The first 16 digits of the sha256 of the names of the images, each with its part."""
+        names = "".join(f"{pair.split}\t{pair.name}\n" for pair in (*self.train, *self.val))
+        return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
@@ -35,26 +46,49 @@ def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
 
     Raises `UsageError` where there is none, or a part is empty, `FormatError` where a split cuts a group.
     """
-    if folder is None and not config.data.folder:
-        raise UsageError("data.folder: no data set is named; say `data: {folder: DIR}`, or --data DIR")
-    where = Path(folder) if folder is not None else config.folder / config.data.folder
     rules = config.data
-    dataset = open_dataset(where, layout=rules.layout, allow_missing=True)  # type: ignore[arg-type]
-    split, told = _split(dataset, config)
+    dataset, split, told = open_split(config, folder)
+    if not any(row.part for row in split):
+        share = hold_out(split, stratify=rules.balance, seed=config.loop.seed)
+        names = {"train": rules.train, "val": rules.val}
+        split = replace(share, rows=tuple(replace(row, part=names[row.part]) for row in share))
+        told = f"a fifth of the groups drawn for validation with seed {config.loop.seed}"
     train, val = split.part(rules.train).pairs(dataset), split.part(rules.val).pairs(dataset)
-    if rules.balance:
-        split.values(rules.balance)  # a column that is not there is told before anything is read
+    return parts_of(dataset, train, val, told)
+
+
+def parts_of(dataset: Dataset, train: tuple[Pair, ...], val: tuple[Pair, ...], told: str) -> Parts:
+    """Return these images of `dataset` as parts; `told` says how they were chosen.
+
+    Raises `UsageError` where their truth is nothing that dense networks learn from.
+    """
+    where = dataset.folder
     gives = tuple(kind for kind in ("labels", "classes") if all(kind in pair.truth.gives for pair in (*train, *val)))
     if not gives:
         raise UsageError(f"{where}: holds {dataset.kind}, which dense networks cannot learn from")
     about = f"{where.resolve().name}: {len(train):,} images to train on, {len(val):,} to validate on; {told}"
-    return Parts(where, train, val, gives, about)
+    return Parts(where, train, val, gives, about, dataset)
+
+
+def open_split(config: TrainConfig, folder: str | Path | None = None) -> tuple[Dataset, Split, str]:
+    """Open the data set of `config` (or that in `folder`); return it, parts and groups, and what to say of them.
+
+    Where the split file names no group of an image, that of the data set counts. Raises what `open_parts` raises.
+    """
+    if folder is None and not config.data.folder:
+        raise UsageError("data.folder: no data set is named; say `data: {folder: DIR}`, or --data DIR")
+    where = Path(folder) if folder is not None else config.folder / config.data.folder
+    dataset = open_dataset(where, layout=config.data.layout, allow_missing=True)  # type: ignore[arg-type]
+    split, told = _split(dataset, config)
+    groups = {pair.name: pair.group for pair in dataset}
+    split = replace(split, rows=tuple(replace(row, group=row.group or groups.get(row.name, "")) for row in split))
+    if config.data.balance:
+        split.values(config.data.balance)  # a column that is not there is told before anything is read
+    return dataset, split, told
 
 
 def _split(dataset: Dataset, config: TrainConfig) -> tuple[Split, str]:
-    """Return parts and groups of the images, and what to say of them."""
-    import hashlib
-
+    """Return what the split file says, or the data set itself, and what to say of that."""
     name = config.data.split
     path = config.folder / name if name and (config.folder / name).is_file() else dataset.folder / (name or "split.csv")
     if name and not path.is_file():
@@ -64,11 +98,6 @@ def _split(dataset: Dataset, config: TrainConfig) -> tuple[Split, str]:
         split, told = read_split(path), f"split file {path.name}, sha256 {digest}"
     else:
         split, told = split_of(dataset), "parts as the data set has them"
-    if not any(row.part for row in split):
-        share = hold_out(split, stratify=config.data.balance, seed=config.loop.seed)
-        names = {"train": config.data.train, "val": config.data.val}
-        split = replace(share, rows=tuple(replace(row, part=names[row.part]) for row in share))
-        told = f"a fifth of the groups drawn for validation with seed {config.loop.seed}"
     return split, told
 
 
