@@ -97,7 +97,8 @@ class LoopRules:
     `patience`: validations without gain after which it stops (0: never).
 
     `devices`: GPUs (or processes, on the CPU) that share each batch, `auto` for all GPUs there are; on each of `nodes`
-    machines. `strategy`: Lightning's, for several of them (``auto`` is ``ddp``).
+    machines, which share the folder of the run. Only what batch normalisation counts differs from one device with the
+    whole batch. `strategy`: Lightning's, for several of them (``auto`` is ``ddp``).
     """
 
     epochs: Annotated[int, Span(1, 1_000_000)] = 50

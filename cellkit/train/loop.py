@@ -25,10 +25,10 @@ from cellkit.models.device import choose_device, choose_precision
 from cellkit.train.auditing import look_through
 from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
-from cellkit.train.dense import STATE, DenseTask, build_network, collate
+from cellkit.train.dense import STATE, DenseTask, Diverged, build_network, collate
 from cellkit.train.keeper import BEST, IMAGES, LAST, Clock, Keeper, Show, Silent, TimeUp
 from cellkit.train.parts import Crops, Parts, open_crops, open_parts
-from cellkit.train.ranks import Ranks, choose_ranks, end_with, strategy_of
+from cellkit.train.ranks import Ranks, choose_ranks, end_others, end_with, strategy_of
 from cellkit.train.validate import Validator, figures
 
 __all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "train"]
@@ -156,8 +156,13 @@ def _fit(
     except SystemExit as error:  # into which Lightning turns Ctrl-C, deaf to it from then on
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
-    finally:
+    except Diverged:  # of which all know
+        raise
+    except BaseException:
         end_with(getattr(trainer.strategy.launcher, "procs", ()))
+        end_others()
+        raise
+    end_with(getattr(trainer.strategy.launcher, "procs", ()))
 
 
 def _trainer(config: TrainConfig, keeper: Keeper, device: torch.device, ranks: Ranks) -> Any:

@@ -22,7 +22,7 @@ from torch import distributed
 from cellkit.core import UsageError
 from cellkit.train.config import LoopRules
 
-__all__ = ["Ranks", "average", "choose_ranks", "end_with", "everywhere", "level", "shared", "strategy_of"]
+__all__ = ["Ranks", "average", "choose_ranks", "end_others", "end_with", "everywhere", "level", "shared", "strategy_of"]
 
 T = TypeVar("T")
 
@@ -137,15 +137,20 @@ def level(tensors: Iterable[torch.Tensor]) -> None:
             distributed.broadcast(tensor, src=0)
 
 
+_started: list[subprocess.Popen[Any]] = []
+
+
 def end_with(processes: Sequence[subprocess.Popen[Any]]) -> None:
     """See to it that `processes`, which Lightning has started for the other devices, do not outlive this one."""
-    if processes:
-        atexit.register(_end, tuple(processes))
+    if processes and not _started:
+        atexit.register(end_others, _GRACE)
+    _started.extend(process for process in processes if process not in _started)
 
 
-def _end(processes: Sequence[subprocess.Popen[Any]]) -> None:
-    for process in processes:
+def end_others(grace: float = 0.0) -> None:
+    """End the processes that wait for this one, after so many seconds in which they may end by themselves."""
+    for process in _started:
         try:
-            process.wait(_GRACE)
-        except subprocess.TimeoutExpired:  # it waits for what will not come
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
             process.terminate()
