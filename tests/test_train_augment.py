@@ -12,7 +12,7 @@ from scipy import ndimage
 from cellkit.core import Boxes, KindError, UsageError
 from cellkit.io.datasets.truth import boxes_of
 from cellkit.train._geometry import MOVEMENTS, Frame
-from cellkit.train._looks import LOOKS
+from cellkit.train._looks import _KEPT, LOOKS
 from cellkit.train._warp import Warp
 from cellkit.train.augment import AUGMENTATIONS, PRESETS, Augmentation, augment_faults, augment_steps
 
@@ -387,9 +387,11 @@ def test_stain_jitter_against_scikit_image():
 def test_noise_and_sharpness():
     flat = np.full((128, 128, 1), 0.5, np.float32)
     sigma = np.random.default_rng(0)
-    sigma.standard_normal(flat.shape, np.float32)
+    sigma.integers(_KEPT - flat.size)  # the place in the row of normal deviates is drawn first
     wanted = sigma.uniform(0, 0.05)
     assert look("noise", flat).std() == pytest.approx(wanted, rel=0.05)
+    assert abs(look("noise", flat).mean() - 0.5) < wanted / 20
+    assert not np.array_equal(look("noise", flat, 1), look("noise", flat, 2))
     dark = np.full((128, 128, 1), 0.125, np.float32)
     assert look("shot_noise", flat).std() == pytest.approx(2 * look("shot_noise", dark).std(), rel=0.05)
     image = image_of((40, 40), 3)

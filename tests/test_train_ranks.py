@@ -99,7 +99,7 @@ def test_the_first_process_leads(monkeypatch, given, leads):
 
 def test_alone_there_is_no_one_to_agree_with():
     assert shared("mine") == "mine"
-    assert [everywhere(fine, CPU) for fine in (True, False)] == [True, False]
+    assert [bool(everywhere(torch.tensor(fine))) for fine in (True, False)] == [True, False]
     assert average({"loss": 0.25}, CPU) == {"loss": 0.25}
 
 

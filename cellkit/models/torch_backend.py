@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,29 @@ from cellkit.core import UsageError
 from cellkit.models.card import Card
 from cellkit.models.inference import Inference
 
-__all__ = ["TorchBackend"]
+__all__ = ["TorchBackend", "without_tf32"]
+
+_lock = threading.Lock()
+_users = 0
+_before = (False, False)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Let GPUs compute in float32 proper as long as any thread is inside; torch lets convolutions use 10 bits of it."""
+    global _users, _before
+    with _lock:
+        if not _users:
+            _before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = _before
 
 
 class TorchBackend:
@@ -42,7 +66,8 @@ class TorchBackend:
             return self._forward(batch).numpy()
 
     def _on_gpu(self, batch: torch.Tensor) -> np.ndarray:
-        with torch.cuda.device(self.device), torch.cuda.stream(self._stream()), torch.inference_mode():
+        exact = without_tf32() if self.dtype == torch.float32 else nullcontext()
+        with exact, torch.cuda.device(self.device), torch.cuda.stream(self._stream()), torch.inference_mode():
             moved = batch.pin_memory().to(self.device, non_blocking=True, memory_format=torch.channels_last)
             with torch.autocast("cuda", self.dtype, enabled=self.dtype != torch.float32):
                 probs = self._forward(moved)

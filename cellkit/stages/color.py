@@ -13,7 +13,7 @@ from cellkit.core.errors import KindError, StageError, suggest
 from cellkit.core.kinds import Image, Prob
 from cellkit.core.stage import FromSample, Span, stage
 
-__all__ = ["channel", "grayscale", "invert", "stain"]
+__all__ = ["channel", "grayscale", "invert", "stain", "to_rgb"]
 
 _LUMINANCE = {"rec601": (0.299, 0.587, 0.114), "rec709": (0.2125, 0.7154, 0.0721)}
 
@@ -48,6 +48,23 @@ def grayscale(image: Image, /, *, weights: Literal["rec601", "rec709", "mean"] =
             "choose one with `channel: {name: 0}`, or ask for `weights: mean`"
         )
     return cv2.transform(image, np.array([_LUMINANCE[weights]], np.float32))[..., None]
+
+
+@stage(reach=0, names=lambda _, names: names if len(names) == 3 else ())
+def to_rgb(image: Image, /) -> Image:
+    """Make three equal channels of one, for a network that takes red, green and blue; three pass through unchanged.
+
+    Raises `KindError` for another number of channels.
+    """
+    count = image.shape[2]
+    if count == 3:
+        return image
+    if count != 1:
+        raise KindError(
+            f"to_rgb wants one channel, or red, green and blue, got {count}: choose one with `channel: {{name: 0}}`, "
+            "or three under `read: channels`"
+        )
+    return cv2.merge([image[..., 0]] * 3)
 
 
 def _channel_names(params: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:

@@ -39,30 +39,38 @@ def normalize(
     low: Annotated[float, Span(0, 100, "%")] = 1.0,
     high: Annotated[float, Span(0, 100, "%")] = 99.0,
     clip: bool = True,
+    together: bool = False,
 ) -> Image:
     """Stretch each channel so that one percentile becomes 0 and another 1.
 
     The percentiles are those of the whole image, to 11 significant bits. What lies beyond them is cut off to 0 and 1
     unless `clip` is false. Where both percentiles are one value (few bright pixels on black), the least and the
-    greatest value take their place; a channel of one value becomes 0.
+    greatest value take their place; a channel of one value becomes 0. `together`: all channels alike, by the
+    percentiles of all their values, so that colours stay and an empty channel's noise is not magnified.
 
     Raises `StageError` where `low` is not below `high`.
     """
     if low >= high:
         raise StageError(f"normalize: `low` must be below `high`, got {low:g} and {high:g} percent")
     result = np.empty(image.shape, np.float32)
-    for channel in range(image.shape[2]):
-        dark, bright = (float(v) for v in histogram.quantile(np.array([low, high]) / 100, channel))
-        target = result[..., channel]
+    for channel in [None] if together else range(image.shape[2]):
+        dark, bright = _ends(histogram, low, high, channel)
+        part = np.s_[...] if channel is None else np.s_[..., channel]
         if bright == dark:
-            values, _ = histogram.filled(channel)
-            dark, bright = (float(values[0]), float(values[-1])) if len(values) else (0.0, 0.0)
-        if bright == dark:
-            target[:] = 0
+            result[part] = 0
             continue
-        np.subtract(image[..., channel], np.float32(dark), out=target)
-        target *= np.float32(1 / (bright - dark))
+        np.subtract(image[part], np.float32(dark), out=result[part])
+        result[part] *= np.float32(1 / (bright - dark))
     return np.clip(result, 0, 1, out=result) if clip else result
+
+
+def _ends(histogram: Histogram, low: float, high: float, channel: int | None) -> tuple[float, float]:
+    """Return two percentiles of a channel (None: of all), or where they are one value, the least and the greatest."""
+    dark, bright = (float(v) for v in histogram.quantile(np.array([low, high]) / 100, channel))
+    if bright == dark:
+        values, _ = histogram.filled(channel)
+        dark, bright = (float(values[0]), float(values[-1])) if len(values) else (0.0, 0.0)
+    return dark, bright
 
 
 @stage(reach=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Optical density of red, green and blue per unit of hematoxylin, eosin and DAB: Ruifrok & Johnston (2001)."""
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _DARKEST = np.float32(1 / 255)
+_KEPT = 1 << 21
 _GREY = 0.02
 """Mean difference between the largest and smallest of red, green and blue below which a picture counts as grey."""
 
@@ -36,6 +38,13 @@ def brightness(image: np.ndarray, rng: Rng, /, *, amount: Annotated[float, Span(
 def gain(image: np.ndarray, rng: Rng, /, *, factor: Annotated[float, Span(1, 10)] = 1.3) -> np.ndarray:
     """Multiply, as a longer or shorter exposure does, by up to `factor` or its inverse."""
     image *= np.float32(_about_one(rng, factor))
+    return image
+
+
+def white_balance(image: np.ndarray, rng: Rng, /, *, factor: Annotated[float, Span(1, 5)] = 1.3) -> np.ndarray:
+    """Multiply each channel by a factor of its own, up to `factor` or its inverse, as lamps and cameras differ."""
+    factors = [_about_one(rng, factor) for _ in range(image.shape[2])]
+    image *= np.array(factors, np.float32)
     return image
 
 
@@ -148,8 +157,7 @@ def tint(image: np.ndarray, rng: Rng, /, *, amount: Annotated[float, Span(0, 1)]
 
 def noise(image: np.ndarray, rng: Rng, /, *, sigma: Annotated[float, Span(0, 1)] = 0.05) -> np.ndarray:
     """Add Gaussian noise with a standard deviation up to `sigma`."""
-    drawn = rng.standard_normal(image.shape, np.float32)
-    drawn *= np.float32(rng.uniform(0, sigma))
+    drawn = _normal(rng, image.shape) * np.float32(rng.uniform(0, sigma))
     image += drawn
     return image
 
@@ -162,9 +170,7 @@ def shot_noise(
     Gaussian with a variance of value / photons, which Poisson's comes close to from some ten photons on.
     """
     count = photons * math.exp(rng.uniform(0, math.log(100)))
-    drawn = rng.standard_normal(image.shape, np.float32)
-    drawn *= np.sqrt(np.maximum(image, np.float32(0)) * np.float32(1 / count))
-    image += drawn
+    image += _normal(rng, image.shape) * np.sqrt(np.maximum(image, np.float32(0)) * np.float32(1 / count))
     return image
 
 
@@ -193,6 +199,22 @@ def sharpen(
     strength = np.float32(rng.uniform(0, amount))
     image += strength * (image - _blurred(image, sigma))
     return image
+
+
+@lru_cache(maxsize=1)
+def _normals() -> np.ndarray:
+    values = np.random.default_rng(0).standard_normal(_KEPT, np.float32)
+    values.flags.writeable = False
+    return values
+
+
+def _normal(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
+    """Return normal deviates, float32, from a random place of a kept row of them: drawing took as long as all else."""
+    count = math.prod(shape)
+    if 2 * count > _KEPT:
+        return rng.standard_normal(shape, np.float32)
+    start = int(rng.integers(_KEPT - count))
+    return _normals()[start : start + count].reshape(shape)
 
 
 def _about_one(rng: Rng, factor: float) -> float:
@@ -230,8 +252,8 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 LOOKS: Mapping[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        brightness, gain, contrast, gamma, shade, saturation, hue, stain_jitter, invert, channel_drop, channel_shuffle,
-        grayscale, tint, noise, shot_noise, blur, median_blur, sharpen,
+        brightness, gain, white_balance, contrast, gamma, shade, saturation, hue, stain_jitter, invert, channel_drop,
+        channel_shuffle, grayscale, tint, noise, shot_noise, blur, median_blur, sharpen,
     )
 }  # fmt: skip
 """By name."""

@@ -51,9 +51,11 @@ class DataRules:
 
     `folder` and `layout`: as `cellkit audit` takes them. `split`: a CSV file with the columns name, part and, where
     known, group and others, beside the folder or by path; `train` and `val` are the parts it names. Without it, a fifth
-    of the groups is kept for validation. `balance`: a column whose values are drawn equally often. `objects`: share of
-    crops that are moved to an object. `cache`: memory for decoded images, in each process. `audit`: what becomes of the
-    faults that images and labels are looked through for; see `cellkit.train.auditing`.
+    of the groups is kept for validation. `balance`: a column whose values are drawn equally often, or, by an `evenness`
+    below 1, less evenly: a value of n images as often as n to the power of (1 - evenness). `objects`: share of crops
+    that are moved to an object. `mirrored`: what objects are that a crop shows mirrored beyond an image's edge: new
+    objects, or unknown, so that nothing is learnt there. `cache`: memory for decoded images, in each process. `audit`:
+    what becomes of the faults that images and labels are looked through for; see `cellkit.train.auditing`.
     """
 
     folder: str = ""
@@ -62,7 +64,9 @@ class DataRules:
     train: str = "train"
     val: str = "val"
     balance: str = ""
+    evenness: Annotated[float, Span(0, 1)] = 1.0
     objects: Annotated[float, Span(0, 1)] = 0.5
+    mirrored: Literal["objects", "unknown"] = "objects"
     cache: str = "2GB"
     audit: Literal["warn", "refuse", "off"] = field(default="warn", repr=False)  # may change where a run goes on
 
@@ -91,7 +95,10 @@ class ModelRules:
 class LoopRules:
     """How long and in what portions. An epoch is `steps` batches of `batch` crops of `crop` px.
 
-    `hours`: ends sooner (0: no limit). `accumulate`: batches a step of the optimiser. `clip`: largest norm of the
+    `hours`: ends sooner (0: no limit). `pace`: what the schedule of the learning rate runs over, all epochs or the
+    hours; for the latter its length is reckoned anew after each epoch, by the time it took, so that no two runs are the
+    same.
+    `accumulate`: batches a step of the optimiser. `clip`: largest norm of the
     gradients (0: none). `ema`: decay of the running mean of the weights, which is what is kept (0: none). `precision`:
     of the convolutions. `workers`: processes that make crops. `validate`: epochs from one validation to the next.
     `patience`: validations without gain after which it stops (0: never).
@@ -106,6 +113,7 @@ class LoopRules:
     batch: Annotated[int, Span(1, 4096)] = 8
     crop: Annotated[int, Span(16, 4096, "px")] = 256
     hours: Annotated[float, Span(0, 1000)] = 0.0
+    pace: Literal["epochs", "hours"] = "epochs"
     accumulate: Annotated[int, Span(1, 1024)] = 1
     clip: Annotated[float, Span(0, 1e6)] = 1.0
     ema: Annotated[float, Span(0, 0.999999)] = 0.999
@@ -256,6 +264,8 @@ def _check_together(config: TrainConfig, faults: list[Fault]) -> None:
     if config.loop.crop % divisor:
         near = max(divisor, round(config.loop.crop / divisor) * divisor)
         faults.append(Fault("loop.crop", f"{config.loop.crop} is no multiple of {divisor}", f"e.g. {near}"))
+    if config.loop.pace == "hours" and not config.loop.hours:
+        faults.append(Fault("loop.pace", "there are no hours to run over", "e.g. loop: {hours: 2, pace: hours}"))
     if config.model.start:
         here = config.folder / config.model.start
         try:

@@ -21,12 +21,14 @@ from cellkit.train.optimisers import build_optimiser
 from cellkit.train.ranks import everywhere
 from cellkit.train.schedules import RateSchedule, build_schedule
 
-__all__ = ["DenseTask", "Diverged", "build_network", "collate"]
+__all__ = ["DenseTask", "Diverged", "build_network", "collate", "collate_half"]
 
 STATE = "cellkit"
 """The key of a checkpoint under which stands what Lightning does not know of."""
 BATCH_FILE = "diverged.npz"
 _SHOWN = 8
+_Seen = tuple[Mapping[str, Any], Tensor, Tensor]
+"""A batch, its loss, and whether that is finite in every process."""
 
 
 class Diverged(CellkitError):
@@ -41,6 +43,17 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if isinstance(value, Tensor) and key != "labels"
     }
     return {**stacked, "name": [str(sample["name"]) for sample in samples]}
+
+
+def collate_half(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack samples as `collate` does, fractions in float16, for a network that computes in no higher precision.
+
+    Half the bytes to copy to a GPU. Weights above 65,504 would not fit; no rule of targets makes them.
+    """
+    return {
+        key: value.half() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for key, value in collate(samples).items()
+    }
 
 
 def build_network(config: TrainConfig) -> nn.Module:
@@ -89,6 +102,7 @@ class DenseTask(lightning.LightningModule):
         self.schedule: RateSchedule | None = None
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
+        self._unseen: _Seen | None = None
 
     def on_fit_start(self) -> None:
         """Bring the running mean to the device of the weights."""
@@ -98,20 +112,34 @@ class DenseTask(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Draw what the network itself draws (dropout) from seed and epoch alone, so that a resumed run is the same."""
         torch.manual_seed(int(np.random.SeedSequence([self.config.loop.seed, self.current_epoch]).generate_state(1)[0]))
-        self._sums, self._batches = {}, 0
+        self._sums, self._batches, self._unseen = {}, 0, None
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """Return the loss of a batch. Raises `Diverged`, the batch written out, where it is not finite."""
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         logits = self.network(image)
         loss = self.criterion(logits, {key: value for key, value in batch.items() if key not in ("image", "name")})
-        finite = bool(torch.isfinite(loss))
-        if not everywhere(finite, loss.device):
-            raise Diverged(self._elsewhere() if finite else self._tell(batch, float(loss.detach())))
+        self._look(batch, loss.detach())
         for key, value in {"loss": loss.detach(), **self.criterion.parts}.items():
             self._sums[key] = self._sums[key] + value if key in self._sums else value.clone()
         self._batches += 1
         return loss
+
+    def _look(self, batch: Mapping[str, Any], loss: Tensor) -> None:
+        """Raise `Diverged`, the batch written out, where a loss is not finite.
+
+        On a GPU it is the loss of the step before: looking at the present one would mean waiting for it, and nothing
+        is kept before the end of the epoch, where `check` looks at the last one.
+        """
+        seen: _Seen | None = (batch, loss, everywhere(torch.isfinite(loss)))
+        if loss.device.type != "cpu":
+            seen, self._unseen = self._unseen, seen
+        self._refuse(seen)
+
+    def _refuse(self, seen: _Seen | None) -> None:
+        if seen is not None and not bool(seen[2]):
+            batch, loss, _ = seen
+            raise Diverged(self._elsewhere() if bool(torch.isfinite(loss)) else self._tell(batch, float(loss)))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step, and take the new weights into the running mean."""
@@ -131,8 +159,10 @@ class DenseTask(lightning.LightningModule):
         """Return the means of the loss and its parts over the epoch so far."""
         return {key: float(value) / max(1, self._batches) for key, value in self._sums.items()}
 
-    def check_weights(self) -> None:
-        """Raise `Diverged` where a weight is not finite."""
+    def check(self) -> None:
+        """Raise `Diverged` where the last loss of an epoch, or a weight, is not finite."""
+        self._refuse(self._unseen)
+        self._unseen = None
         for name, value in self.network.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise Diverged(

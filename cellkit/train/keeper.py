@@ -69,12 +69,13 @@ class Clock:
 class Keeper(lightning.Callback):
     """Keeps checkpoints, log and time. `reason` says why the run stopped before its last epoch, if it did.
 
-    `leads`: whether this process is the one that writes and validates; `images`: a digest of those it is about.
+    `leads`: whether this process is the one that writes and validates; `asks`: steps from one look at the clock, which
+    it has to share with others, to the next; `images`: a digest of those it is about.
     """
 
     def __init__(self, task: DenseTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
         self.task, self.validator, self.show, self.out, self.clock = task, validator, show, out, clock
-        self.leads, self.images = True, ""
+        self.leads, self.asks, self.images = True, 1, ""
         self.reason = ""
         self._began = time.monotonic()
         self._longest = 0.0
@@ -87,7 +88,9 @@ class Keeper(lightning.Callback):
     def _end(self) -> str:
         """Return why the training as a whole ends before its last epoch, if it does."""
         loop = self.task.config.loop
-        if self._hours() >= self.clock.total:
+        # A schedule over the hours ends within them, at its lowest rate.
+        ahead = float(self.task.history[-1]["seconds"]) if loop.pace == "hours" and self.task.history else 0.0
+        if self._hours() + ahead >= self.clock.total:
             return "hours"
         return "patience" if loop.patience and self.task.waited >= loop.patience else ""
 
@@ -95,22 +98,26 @@ class Keeper(lightning.Callback):
         return sum(float(row["seconds"]) for row in self.task.history)
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Look at the clock."""
+        """Look at the clock, and stretch a schedule over the hours by the speed so far."""
         self._began = time.monotonic()
+        schedule = self.task.schedule
+        if schedule is not None and self.task.config.loop.pace == "hours" and self.task.history:
+            done = schedule.last_epoch
+            schedule.total = max(done + 1, round(done * self.clock.total / self._hours()))
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Tell of the step; stop where the time is over, dropping the epoch, unless this was its last step."""
         done = trainer.fit_loop.batch_idx + 1
         self.show.step(trainer.current_epoch + 1, done)
-        if self.clock.limit == math.inf or done >= self.task.config.loop.steps:
-            return  # in several processes nothing is to be asked of the others
+        if self.clock.limit == math.inf or done >= self.task.config.loop.steps or done % self.asks:
+            return
         if shared(self.clock.left() <= 0):
             raise TimeUp
 
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
         """Validate where it is time to, keep the checkpoint and the log, and see whether to go on."""
         task, loop = self.task, self.task.config.loop
-        task.check_weights()
+        task.check()
         epoch = trainer.current_epoch + 1
         self._level()
         means = average(task.means(), task.device)

@@ -25,7 +25,7 @@ from cellkit.models.device import choose_device, choose_precision
 from cellkit.train.auditing import look_through
 from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
-from cellkit.train.dense import STATE, DenseTask, Diverged, build_network, collate
+from cellkit.train.dense import STATE, DenseTask, Diverged, build_network, collate, collate_half
 from cellkit.train.keeper import BEST, IMAGES, LAST, Clock, Keeper, Show, Silent, TimeUp
 from cellkit.train.parts import Crops, Parts, open_crops, open_parts
 from cellkit.train.ranks import Ranks, choose_ranks, end_others, end_with, strategy_of
@@ -34,6 +34,7 @@ from cellkit.train.validate import Validator, figures
 __all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "train"]
 
 MODEL, CONFIG, FOLDS = "model.safetensors", "config.yaml", "folds.json"
+_ASKS = 10
 _FIT = 0.005
 """By how much a score in a lower precision may lie below that in float32 for the card to vouch for it."""
 
@@ -104,7 +105,7 @@ def train(
             with atomic(out / CONFIG) as temporary:
                 temporary.write_text(config.text, encoding="utf-8", newline="")
         keeper = Keeper(task, validator, show, out, Clock(started, time_limit, config.loop.hours))
-        keeper.leads, keeper.images = ranks.leads, parts.digest
+        keeper.leads, keeper.asks, keeper.images = ranks.leads, 1 if ranks.world == 1 else _ASKS, parts.digest
         if state is not None:
             task.on_load_checkpoint(state)
         done = len(task.history)
@@ -142,10 +143,11 @@ def _fit(
         batch_size=config.loop.batch // ranks.world,
         sampler=EpochSampler(len(crops), rank=trainer.global_rank, world=ranks.world),
         num_workers=config.loop.workers,
-        collate_fn=collate,
+        collate_fn=collate_half if cuda and _dtype(config, device) != torch.float32 else collate,
         pin_memory=cuda,
         worker_init_fn=start_worker,
         persistent_workers=config.loop.workers > 0,
+        prefetch_factor=4 if config.loop.workers else None,
     )
     task.network.to(memory_format=torch.channels_last)
     handler = signal.getsignal(signal.SIGINT)
@@ -178,6 +180,7 @@ def _trainer(config: TrainConfig, keeper: Keeper, device: torch.device, ranks: R
             max_epochs=config.loop.epochs,
             accumulate_grad_batches=config.loop.accumulate,
             gradient_clip_val=config.loop.clip or None,
+            benchmark=device.type == "cuda",  # crops are all of one size, so the fastest kernels are sought once
             default_root_dir=keeper.out,
             callbacks=[keeper],
             logger=False,

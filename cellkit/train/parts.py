@@ -116,11 +116,12 @@ def open_crops(config: TrainConfig, parts: Parts) -> Crops:
     memory = parse_memory(config.data.cache)
     pictures = Pictures(parts.train, preprocessing(config.recipe, config.trains), truth=truth, memory=memory)
     column = config.data.balance
-    weights = balanced_weights([pair.fields.get(column, "") for pair in parts.train]) if column else None
+    values = [pair.fields.get(column, "") for pair in parts.train]
+    weights = balanced_weights(values, power=config.data.evenness) if column else None
     rules = CropRules(
         height=loop.crop, width=loop.crop, count=loop.steps * loop.batch, objects=config.data.objects, seed=loop.seed
     )
-    augmentation = Augmentation(config.augment, mirrored="same" if truth == "classes" else "objects")
+    augmentation = Augmentation(config.augment, mirrored="same" if truth == "classes" else config.data.mirrored)
     targets = DenseTargets(model.head, config.targets, count)
     crops = Crops(pictures, rules, augmentation, targets=targets, weights=weights)
     crops.channels = model.channels

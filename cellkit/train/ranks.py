@@ -111,13 +111,13 @@ def shared(value: T) -> T:
     return box[0]
 
 
-def everywhere(fine: bool, device: torch.device) -> bool:
-    """Return whether all is `fine` in every process; every process must call it."""
+def everywhere(fine: torch.Tensor) -> torch.Tensor:
+    """Return whether all is `fine`, a truth value, in every process; every process must call it, none waits for it."""
     if not _together():
         return fine
-    told = torch.tensor(int(fine), device=device)
+    told = fine.to(torch.int32)
     distributed.all_reduce(told, distributed.ReduceOp.MIN)
-    return bool(told.item())
+    return told
 
 
 def average(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
