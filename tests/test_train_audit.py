@@ -92,7 +92,7 @@ def test_a_copy_on_both_sides_is_told_kept_and_refused_on_demand(cells, tmp_path
     config, run = of(cells), tmp_path / "run"
     report = train(config, run, device="cpu")
     (note,) = [text for text in report.notes if text.startswith("audit:")]
-    assert "1 leak (an image and its near copy are in different parts of the split): c0; put" in note
+    assert "1 leak (an image and its near copy are in different parts of the split): c0 and c7 (put" in note
     kept = json.loads((run / "audit.json").read_text())
     assert kept["warnings"] == [note]
     assert kept["checks"]["leak"] == 1
@@ -134,7 +134,7 @@ def test_a_group_that_is_cut_is_told(cells, tmp_path):
     config = of(cells)
     found = look_through(config, open_parts(config), tmp_path)
     assert [text.partition(" (")[0] for text in found.warnings] == ["audit: 1 cut group"]
-    assert "c4; give all of a group the same part" in found.warnings[0]
+    assert "c4 and c5 (give all of a group the same part" in found.warnings[0]
     document = json.loads((tmp_path / "audit.json").read_text())
     assert document["parts"] == ["train", "val"]
 

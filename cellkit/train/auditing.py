@@ -106,12 +106,14 @@ def _unusable(kind: str, config: TrainConfig) -> tuple[str, ...]:
 
 def _told(check: str, findings: Sequence[Finding], whole: bool) -> str:
     """Return a line on the findings of one check: how many, what it means, and the first of them by name."""
-    images = list(dict.fromkeys(finding.image for finding in findings))
-    shown = [f"{one.image}: {one.message}" for one in findings[:_NAMED]] if whole else images[:_NAMED]
-    more = f" and {len(findings if whole else images) - _NAMED:,} more"
-    listed = ("; " if whole else ", ").join(shown) + (more if len(findings if whole else images) > _NAMED else "")
-    fix = f"; {_FIXES[check]}" if check in _FIXES else ""
-    return f"audit: {len(findings):,} {check} ({CHECKS[check]}): {listed}{fix}"
+    if whole:
+        named = [f"{one.image}: {one.message}" for one in findings]
+    else:  # two images where it takes two
+        both = (one.image + (f" and {one.other}" if one.other and not one.object else "") for one in findings)
+        named = list(dict.fromkeys(both))
+    more = f"; and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
+    fix = f" ({_FIXES[check]})" if check in _FIXES else ""
+    return f"audit: {len(findings):,} {check} ({CHECKS[check]}): {'; '.join(named[:_NAMED])}{more}{fix}"
 
 
 def _known(path: Path, parts: Parts) -> Mapping[str, Any] | None:

@@ -35,6 +35,7 @@ __all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "train"]
 
 MODEL, CONFIG, FOLDS = "model.safetensors", "config.yaml", "folds.json"
 _ASKS = 10
+"""Steps after which several processes look at the clock together, each time waiting for one another."""
 _FIT = 0.005
 """By how much a score in a lower precision may lie below that in float32 for the card to vouch for it."""
 
