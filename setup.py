@@ -40,6 +40,7 @@ setup(
         "faster-coco-eval>=1.8",
         "imagecodecs>=2023.3.16",
         "lightning>=2.4",
+        "matplotlib>=3.8",
         "numba>=0.59",
         "numpy>=1.26",
         # The same cv2 as opencv-python, without its need for display libraries on servers.

@@ -62,6 +62,10 @@ def train_command(ctx: click.Context, config: Path, out: Path | None, **given: A
       loop: {epochs: 50, steps: 200, batch: 8, crop: 256}
 
     \b
+    Detectors: `trains: detect` with `model: {architecture: faster-rcnn}`, which learns from boxes, labels or masks, or
+    `trains: detect_masks` with mask-rcnn; their classes are those of the data set.
+
+    \b
     Example:
       cellkit train nuclei.yaml --data dsb2018 -o nuclei-run --time-limit 1h
     """
@@ -157,28 +161,38 @@ def _seconds(text: str | None) -> float | None:
 def _print_plan(config: TrainConfig, data: Path | None, folds: int | None) -> None:
     from cellkit.train.losses import loss_terms
 
+    parts = dealt = None
+    if folds is not None:
+        from cellkit.train.folds import open_folds
+        from cellkit.train.parts import with_classes
+
+        dealt = open_folds(config, folds, data)
+        config = with_classes(config, dealt.every)
+    elif data is not None or config.data.folder:
+        from cellkit.train.parts import open_parts, with_classes
+
+        parts = open_parts(config, data)
+        config = with_classes(config, parts)
     loop, model = config.loop, config.model
-    terms = loss_terms(config.loss, model.head, model.outputs)
+    finds = model.head in ("boxes", "masks")
+    terms = () if finds else loss_terms(config.loss, model.head, model.outputs)
     rows = {
         "recipe": f"{config.recipe.name or 'without a name'}, step {config.trains}, behind "
         f"{', '.join(step.label for step in config.prefix) or 'no step'}",
-        "network": f"{model.architecture}, {model.channels} channels, {model.head}: {', '.join(model.outputs)}",
-        "loss": " + ".join(f"{term.weight:g} {term.name}({', '.join(term.channels) or 'all'})" for term in terms),
+        "network": f"{model.architecture}, {model.channels} channels, {model.head}: "
+        f"{', '.join(model.outputs) or 'the classes of the data set'}",
+        "loss": " + ".join(f"{term.weight:g} {term.name}({', '.join(term.channels) or 'all'})" for term in terms)
+        or "the detector's own",
         "optimiser": _named(config.optimiser),
         "schedule": f"{_named(config.schedule)} over {config.steps:,} steps",
         "crops": f"{loop.epochs:,} epochs of {loop.steps:,} batches of {loop.batch} crops of {loop.crop} px: "
         f"{loop.epochs * loop.steps * loop.batch:,} crops",
     }
-    if folds is not None:
-        from cellkit.train.folds import open_folds
-
-        dealt = open_folds(config, folds, data)
-        rows |= {f"fold {number}": parts.about for number, parts in enumerate(dealt.parts, 1)}
+    if dealt is not None:
+        rows |= {f"fold {number}": one.about for number, one in enumerate(dealt.parts, 1)}
         rows["held back"] = f"{len(dealt.held):,} images"
-    elif data is not None or config.data.folder:
-        from cellkit.train.parts import open_parts
-
-        rows["data"] = open_parts(config, data).about
+    elif parts is not None:
+        rows["data"] = "; ".join((parts.about, *parts.notes))
     for name, text in rows.items():
         click.echo(f"{name:<10}{text}")
     click.echo("The config is sound.")
@@ -286,6 +300,7 @@ def _print(report: Report) -> None:
         for column, values in one.items():
             if column.startswith("by_"):
                 for key, part in values.items():
-                    click.echo(f"    {key}: {part['value']:.4f} on {part['images']:,}")
+                    mean = "undefined" if part["value"] is None else f"{part['value']:.4f}"
+                    click.echo(f"    {key}: {mean} on {part['images']:,}")
     for note in report.notes[:10]:
         click.echo(f"note: {note}")

@@ -209,8 +209,10 @@ def test_boxes_and_masks_of_instances_are_scaled():
         (lambda: tile((9, 9), blend="weighted"), "set a halo or blend: crop"),
         (lambda: pad((9, 9)), "give size, multiple or square"),
         (lambda: pad((9, 20), size=16), "9 x 20, is larger than size 16 x 16"),
-        (lambda: resize((9, 9)), "got neither"),
-        (lambda: resize((9, 9), size=4, factor=2.0), "got both"),
+        (lambda: resize((9, 9)), "got none of them; give one"),
+        (lambda: resize((9, 9), size=4, factor=2.0), "got size and factor; give one"),
+        (lambda: resize((9, 9), factor=2.0, diameter=5.0), "a diameter of 5 px needs `standard`"),
+        (lambda: resize((9, 90_000), standard=20.0, diameter=5.0), "would become 36 x 360,000; too large"),
         (lambda: tile((0, 9)), "at least 1 x 1 px, got 0 x 9"),
     ],
 )

@@ -489,5 +489,5 @@ def test_finding_and_listing_needs_no_torch(whole, tmp_path):
     )
     env = {**os.environ, ENVIRONMENT: str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert done.stdout.startswith("sample ['x'")
+    assert done.stdout.startswith("sample ['nuclei', 'x'")
     assert done.stdout.strip().endswith("[]")

@@ -206,3 +206,16 @@ def test_strips_and_single_pixels(shape):
             assert background(image, method=method, radius=radius).shape == shape
             np.testing.assert_allclose(background(flat, method=method, radius=radius), 0, atol=1e-6)
     assert np.isfinite(clahe(image)).all()
+
+
+def test_normalize_together_keeps_colours_and_does_not_magnify_an_empty_channel():
+    image = np.random.default_rng(0).random((40, 50, 3), np.float32) * np.float32([1, 0.5, 0.01])
+    found = measured(normalize, image, low=0, high=100, together=True)
+    low, high = image.min(), image.max()
+    assert np.allclose(found, (image - low) / (high - low), atol=2e-3)
+    assert found[..., 2].max() < 0.02
+    assert measured(normalize, image, low=0, high=100)[..., 2].max() > 0.99
+    few = np.zeros((40, 50, 3), np.float32)
+    few[3, 4, 1] = 0.25
+    assert measured(normalize, few, together=True).sum() == 1
+    assert not measured(normalize, np.full((4, 5, 3), 0.5, np.float32), together=True).any()

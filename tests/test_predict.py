@@ -38,6 +38,9 @@ class Fake:
             raise MemoryError
         return np.stack([self.function(tile) for tile in tiles])
 
+    def relieve(self):
+        self.relieved = True
+
     def close(self):
         pass
 
@@ -180,6 +183,7 @@ def test_batches_shrink_when_memory_runs_out_and_it_is_said():
     tiles = np.random.default_rng(0).random((20, 1, 8, 8), np.float32)
     assert np.array_equal(network(tiles), tiles)
     assert network.batch == 2
+    assert fake.relieved
     assert network.notes == [f"fake: out of memory at {n} tiles a batch, went on with {n // 2}" for n in (16, 8, 4)]
 
 

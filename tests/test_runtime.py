@@ -36,6 +36,7 @@ class Moody:
         self.mood = mood
         self.most = most
         self.closed = False
+        self.relieved = 0
 
     def __call__(self, tiles):
         if len(tiles) > self.most:
@@ -49,6 +50,9 @@ class Moody:
                 return (tiles * 2)[:-1]
             return None if self.mood == "nothing" else [*(tiles * 2), tiles[0]]
         return tiles * 2
+
+    def relieve(self) -> None:
+        self.relieved += 1
 
     def close(self) -> None:
         self.closed = True

@@ -7,9 +7,9 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
 from cellkit.models.inference import activate  # noqa: E402
+from cellkit.train import crossing, keeper, loop  # noqa: E402
 from cellkit.train.crossing import train_folds  # noqa: E402
 from cellkit.train.ensemble import Ensemble  # noqa: E402
 from cellkit.train.folds import open_folds  # noqa: E402
@@ -143,7 +144,8 @@ def test_the_command_trains_folds_and_an_ensemble(cells, tmp_path):
     assert f"{values[0]:.4f} (" in done.stdout
     for number in (1, 2):
         files = {entry.name for entry in (run / f"fold-{number}").iterdir()}
-        assert files == {"model.safetensors", "config.yaml", "log.csv", "last.ckpt", "best.ckpt"}
+        page = {"report.html", "curves.png", "run.json", "examples.npz"}
+        assert files == {"model.safetensors", "config.yaml", "log.csv", "last.ckpt", "best.ckpt", *page}
         card = find_model(str(run / f"fold-{number}" / "model.safetensors")).card
         assert f"fold {number} of 2" in card.data
         assert "audit of 9 images" in card.data
@@ -235,41 +237,39 @@ def test_a_run_killed_in_its_second_fold_ends_with_the_same_bits(cells, tmp_path
 
 
 class Noted(Silent):
-    """Takes note of how many epochs were done where a fold begins; makes every step take a while."""
+    """Takes note of how many epochs were done where a fold begins; every step takes a second of `now`."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.begun: list[int] = []
-        self.seconds = seconds
+        self.now = 0.0
 
     def start(self, *numbers: int) -> None:
         self.begun.append(numbers[-1])
 
     def step(self, *_: int) -> None:
-        time.sleep(self.seconds)
+        self.now += 1
 
 
-def test_a_time_limit_is_shared_and_resume_goes_on(cells, tmp_path):
-    loop = {"epochs": 300, "steps": 2, "validate": 1000}
-    config, run = config_of(cells, "sigmoid", loop), tmp_path / "run"
-    folds = open_folds(config, 2)
-    shown = Noted(0.15)
-    began = time.monotonic()
-    report = train_folds(config, folds, run, time_limit=5.0, device="cpu", show=shown)
-    assert time.monotonic() - began < 40
-    assert (report.finished, report.reason) == (False, "time limit")
-    assert shown.begun == [0, 0]  # both had their turn
-    assert [fold.state for fold in report.folds] == ["stopped", "stopped"]
-    assert all(0 < fold.epochs < 300 for fold in report.folds)
-    fewer = config_of(cells, "sigmoid", {**loop, "epochs": max(fold.epochs for fold in report.folds) + 1})
-    again = train_folds(fewer, folds, run, resume=True, device="cpu")
+def test_a_time_limit_is_shared_and_resume_goes_on(cells, tmp_path, monkeypatch):
+    config, run = config_of(cells, "sigmoid", {"epochs": 6, "steps": 2, "validate": 6}), tmp_path / "run"
+    folds, shown = open_folds(config, 2), Noted()
+    with monkeypatch.context() as patch:
+        for module in (crossing, keeper, loop):
+            patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: shown.now))
+        report = train_folds(config, folds, run, time_limit=17.0, device="cpu", show=shown)
+        assert (report.finished, report.reason) == (False, "time limit")
+        assert shown.begun == [0, 0]  # both had their turn
+        # 8.5 s hold four epochs of 2 s; so do the 9 s that are left then.
+        assert [(fold.state, fold.epochs) for fold in report.folds] == [("stopped", 4), ("stopped", 4)]
+        with pytest.raises(TooShort, match="no fold got as far"):
+            train_folds(config, folds, tmp_path / "short", time_limit=1.0, device="cpu", show=shown)
+    again = train_folds(config, folds, run, resume=True, device="cpu")
     assert again.finished
-    assert {fold.epochs for fold in again.folds} == {fewer.loop.epochs}
+    assert [fold.epochs for fold in again.folds] == [6, 6]
     assert again.ensemble["images"] == 3
-    whole = train_folds(fewer, folds, tmp_path / "whole", device="cpu")
+    whole = train_folds(config, folds, tmp_path / "whole", device="cpu")
     assert all(same(run / f"fold-{n}", tmp_path / "whole" / f"fold-{n}") for n in (1, 2))
     assert [fold.score for fold in whole.folds] == [fold.score for fold in again.folds]
-    with pytest.raises(TooShort, match="no fold got as far"):
-        train_folds(config, folds, tmp_path / "short", time_limit=0.01, device="cpu")
 
 
 def test_a_fold_that_fails_leaves_the_others_alone(cells, tmp_path, monkeypatch):

@@ -180,7 +180,8 @@ def test_two_processes_train_one_network(tmp_path, network):
     else:
         assert float(two[-1]["loss"]) < 0.5 * float(two[0]["loss"])
     files = {entry.name for entry in (tmp_path / "two").iterdir()}
-    assert files == {"model.safetensors", "config.yaml", "log.csv", "last.ckpt", "best.ckpt", "audit.json"}
+    page = {"report.html", "curves.png", "run.json", "examples.npz", "audit.json"}
+    assert files == {"model.safetensors", "config.yaml", "log.csv", "last.ckpt", "best.ckpt", *page}
 
 
 @several

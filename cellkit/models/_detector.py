@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from cellkit.core import Boxes, Instances, StageError
 from cellkit.models.card import Card
+from cellkit.models.torch_backend import without_tf32
 
 __all__ = ["DetectorBackend", "paste"]
 
@@ -43,7 +45,8 @@ class DetectorBackend:
     def __call__(self, tiles: np.ndarray) -> list[Boxes] | list[Instances]:
         """Return what is found on each tile. May raise ``torch.OutOfMemoryError``."""
         half = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=half):
+        exact = nullcontext() if half else without_tf32()
+        with exact, torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=half):
             images = list(torch.from_numpy(tiles).to(self.device))
             found = _undrawn(self.network, images) if self.plain else self.network(images)
             found = [{key: value.detach().cpu() for key, value in one.items()} for one in found]
@@ -54,11 +57,15 @@ class DetectorBackend:
             raise StageError(f"{self.card.name}: its card says masks, but the network gives none")
         return [_instances(one, shape, drawn=not self.plain) for one in found]
 
+    def relieve(self) -> None:
+        """Give back memory that is kept for later calls."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def close(self) -> None:
         """Give back what the device holds."""
         self.network = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.relieve()
 
 
 def _settle_scales(network: Any, channels: int, device: torch.device) -> None:

@@ -113,8 +113,17 @@ class _Pyramid(nn.Module):
             _freeze(self.encoder)
 
     def forward(self, images: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
-        """Map (n, channels, y, x) to features by level: "0" at stride 4, "1" at stride 8 ... and "pool"."""
-        return self.fpn(OrderedDict((str(k), level) for k, level in enumerate(self.encoder(images)[2:])))
+        """Map (n, channels, y, x) to features by level: "0" at stride 4, "1" at stride 8 ... and "pool".
+
+        They are float32 at least, as anchors take the type of the features: as bfloat16, those beyond 256 px would lie
+        on every second pixel only.
+        """
+        levels = self.fpn(OrderedDict((str(k), level) for k, level in enumerate(self.encoder(images)[2:])))
+        return OrderedDict((name, _wide(level)) for name, level in levels.items())
+
+
+def _wide(level: torch.Tensor) -> torch.Tensor:
+    return level.float() if level.dtype in (torch.float16, torch.bfloat16) else level
 
 
 def _check(p: Detection) -> None:

@@ -53,6 +53,9 @@ class OnnxBackend:
             return self._run(tiles)
         return np.stack([self._moved_over(tile) for tile in tiles])
 
+    def relieve(self) -> None:
+        """Do nothing: onnxruntime keeps its memory to itself."""
+
     def close(self) -> None:
         """Give back what the device holds."""
         self._session = None

@@ -29,6 +29,9 @@ class Backend(Protocol):
     def __call__(self, tiles: np.ndarray, /) -> Any:
         """Map float32 (n, c, y, x) to float32 (n, k, y, x), or to a list of n `Boxes` or `Instances`."""
 
+    def relieve(self) -> None:
+        """Give back memory that is kept for later calls."""
+
     def close(self) -> None:
         """Give back what the device holds."""
 
@@ -176,6 +179,8 @@ class Network:
             return [value for i in range(0, len(tiles), size) for value in self._predict(tiles[i : i + size])]
         # Always a full batch: how a sum is rounded may hang on the size of a batch, and must not hang on who waits.
         full = tiles + [np.zeros_like(tiles[0])] * (size - len(tiles))
+        found: Any = None
+        short = False
         try:
             found = self._backend(np.stack(full) if len(full) > 1 else full[0][None])
         except (MemoryError, RuntimeError) as error:
@@ -184,7 +189,10 @@ class Network:
             if size == 1:
                 text = " x ".join(map(str, tiles[0].shape[1:]))
                 raise OutOfMemory(f"{self.card.name}: out of memory on a tile of {text} px") from error
+            short = True
+        if short:  # out here, where the error no longer holds what did not fit
             self._shrink(size)
+            self._backend.relieve()
             return self._predict(tiles)
         if len(found) != len(full):
             raise StageError(f"{self.card.name}: gave {len(found)} predictions for {len(full)} tiles")

@@ -91,8 +91,12 @@ class TorchBackend:
             text = str(error).strip().splitlines()[0][:300]
             raise UsageError(f"--compile: torch cannot compile this network here: {text}; run without it") from error
 
+    def relieve(self) -> None:
+        """Give back memory that is kept for later calls: each lane's stream keeps its own."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def close(self) -> None:
         """Give back what the device holds."""
         self.module = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.relieve()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ from cellkit.models.device import choose_device
 from cellkit.models.inference import Inference
 from cellkit.models.onnx_header import GOLDEN_KEY, read_onnx_header
 from cellkit.models.store import Located, load_network
+from cellkit.models.torch_backend import without_tf32
 from cellkit.models.weights import Golden, predictions, read_golden
 
 __all__ = ["LOOSE", "TOLERANCE", "Comparison", "Verdict", "verify"]
@@ -105,19 +104,8 @@ def _golden(located: Located) -> Golden:
 
 def _run(module: Any, golden: Golden, device: Any, precision: str) -> Comparison:
     dtype = getattr(torch, precision)
-    with _exact(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with without_tf32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         return _compare(golden, predictions(module, golden["input"].to(device)), precision)
-
-
-@contextmanager
-def _exact() -> Iterator[None]:
-    """Switch off TF32, which rounds the factors of products to 10 bits."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def _compare(golden: Golden, found: Golden, precision: str) -> Comparison:

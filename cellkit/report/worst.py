@@ -19,7 +19,7 @@ from cellkit.report.palette import edges
 from cellkit.report.style import CSS, PAGE, SCRIPT
 from cellkit.report.views import LARGEST, data_uri, fitted
 
-__all__ = ["OUTCOMES", "Case", "outcomes", "worst_page"]
+__all__ = ["CASE_CSS", "OUTCOMES", "By", "Case", "case_section", "case_thumb", "legend_of", "outcomes", "worst_page"]
 
 By = Literal["objects", "foreground", "classes"]
 
@@ -64,24 +64,15 @@ def worst_page(cases: Sequence[Case], *, title: str, headline: str, rule: str, b
     `headline` names the score and `rule` how it is made. `by`: whether objects are coloured by what became of them, or
     the pixels of a foreground or of classes. Pictures over 1024 px are made smaller.
     """
-    sections = [_section(i, case, by) for i, case in enumerate(cases)]
-    film = "".join(
-        f'<li><a href="#case{i}" data-of="case{i}-2"><span class="thumb" aria-hidden="true"></span>'
-        f"<span>{_number(case.value)}</span></a></li>"
-        for i, case in enumerate(cases)
-    )
-    legend = "".join(
-        f'<li><i style="background:rgb{color}" aria-hidden="true"></i><b>{name}</b> {escape(text)}</li>'
-        for name, (color, text) in (OUTCOMES if by == "objects" else _PIXELS).items()
-        if by != "foreground" or name != "confused"
-    )
+    sections = [case_section(i, case, by) for i, case in enumerate(cases)]
+    film = "".join(case_thumb(i, case) for i, case in enumerate(cases))
     count = f"{len(cases)} image{'s' if len(cases) != 1 else ''}, worst first · {headline}"
     rules = f"Colours: {escape(faults.RULES['majority'])}." if by == "objects" else ""
     slots = {"title": escape(title), "facts": escape(count), "film": film}
     cards = "".join(sections) or "<p>No image has a score.</p>"
     words = {"item": "picture", "items": "Images", "compare": "Truth"}
-    help_text = _HELP.format(rule=escape(rule), rules=rules, legend=legend)
-    return PAGE.format(css=CSS + _CSS, script=SCRIPT, body="", cards=cards, help=help_text, **slots, **words)
+    help_text = _HELP.format(rule=escape(rule), rules=rules, legend=legend_of(by))
+    return PAGE.format(css=CSS + CASE_CSS, script=SCRIPT, body="", cards=cards, help=help_text, **slots, **words)
 
 
 def outcomes(truth: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
@@ -132,7 +123,25 @@ def _pixels(truth: np.ndarray, pred: np.ndarray, by: By) -> tuple[np.ndarray, di
     return codes, {f"{name} px": int(n) for name, n in zip(_PIXELS, counts, strict=True) if by == "classes" or name != "confused"}  # fmt: skip # noqa: E501
 
 
-def _section(number: int, case: Case, by: By) -> str:
+def case_thumb(number: int, case: Case) -> str:
+    """Return the place of a case in the row of thumbnails on top of a page."""
+    return (
+        f'<li><a href="#case{number}" data-of="case{number}-2"><span class="thumb" aria-hidden="true"></span>'
+        f"<span>{_number(case.value)}</span></a></li>"
+    )
+
+
+def legend_of(by: By) -> str:
+    """Return which colour stands for what, as items of a list in HTML."""
+    return "".join(
+        f'<li><i style="background:rgb{color}" aria-hidden="true"></i><b>{name}</b> {escape(text)}</li>'
+        for name, (color, text) in (OUTCOMES if by == "objects" else _PIXELS).items()
+        if by != "foreground" or name != "confused"
+    )
+
+
+def case_section(number: int, case: Case, by: By) -> str:
+    """Return the pictures and figures of a case as a section of a page; `number` is unique on it."""
     codes, counts = outcomes(case.truth, case.pred) if by == "objects" else _pixels(case.truth, case.pred, by)
     colors = np.array([color for color, _ in (OUTCOMES if by == "objects" else _PIXELS).values()], np.uint8)
     base = _base(case)
@@ -225,7 +234,7 @@ def _number(value: float) -> str:
     return "none" if math.isnan(value) else f"{value:.4f}"
 
 
-_CSS = """
+CASE_CSS = """
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.3rem 1.25rem;margin:0 0 1rem;padding:0;font-size:.875rem}
 .legend i{display:inline-block;width:.9rem;height:.9rem;border-radius:3px;margin-right:.4rem;vertical-align:-.1rem;
 border:1px solid var(--ink)}
@@ -235,6 +244,7 @@ border:1px solid var(--ink)}
 .trio .step{display:block;padding:0;border:0;margin:0;background:none}
 @media (max-width:52rem){.trio{grid-template-columns:minmax(0,1fr)}}
 """
+"""How the sections of cases look, behind the style of every page."""
 
 _HELP = """<p class="help">{rule}. {rules}</p>
 <ul class="legend">{legend}<li>True outlines are white.</li></ul>

@@ -84,6 +84,8 @@ def refuse_channels(stage: str, channels: int, card: Card) -> None:
     fix = "choose a model for the channels there are"
     if card.channels == 1:
         fix = "put `grayscale` before it" if channels == 3 else "put `channel: {name: 0}` before it, or another number"
+    elif card.channels == 3 and channels == 1:
+        fix = "put `to_rgb` before it"
     raise StageError(f"{stage}: {card.name} wants {_count(card.channels)}, the image has {_count(channels)}; {fix}")
 
 
@@ -95,8 +97,8 @@ def _difference(card: Card, before: Done) -> tuple[str, str] | None:
     """Return the first difference between the steps before and those the model was trained behind, and the fix."""
     if not card.recipe:  # the card does not say
         return None
-    trained = [_completed(*step) for step in _flat(card.recipe) if _counts(step[0])]
-    here = [_completed(*step) for step in before if _counts(step[0])]
+    trained = [_completed(*step) for step in _flat(card.recipe) if _counts(*step)]
+    here = [_completed(*step) for step in before if _counts(*step)]
     text = f"{card.name} was trained behind {', '.join(name for name, _ in trained) or 'no step'}"
     for index, (name, wanted) in enumerate(trained):
         if index == len(here):
@@ -125,12 +127,14 @@ def _flat(steps: Sequence[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _flat(step.get("steps", ()))
 
 
-def _counts(stage: str) -> bool:
+def _counts(stage: str, params: Mapping[str, Any]) -> bool:
     """Tell whether a step can change what an image looks like to a network."""
     spec = registry.stages().get(stage)
     if spec is None:
         return True
-    return stage not in _LEAVES_PIXELS if spec.bracket else any(kind.name == "image" for kind in spec.returns)
+    if spec.bracket:  # one that brings objects to a standard width makes them what the network knows
+        return stage not in _LEAVES_PIXELS and params.get("standard") is None
+    return any(kind.name == "image" for kind in spec.returns)
 
 
 def _completed(stage: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 
-from cellkit.core.errors import KindError, StageError, suggest
+from cellkit.core.errors import KindError, StageError
 from cellkit.core.kinds import Image, Prob
 from cellkit.core.stage import FromSample, Span, stage
+from cellkit.stages._channels import channel_number
 
 __all__ = ["channel", "grayscale", "invert", "stain", "to_rgb"]
 
@@ -86,13 +87,7 @@ def channel(
 
     Raises `StageError` where there is no such channel.
     """
-    count = image.shape[2]
-    index = names.index(name) if name in names else name
-    if isinstance(index, str):
-        known = f"the channels are {', '.join(names)}" if names else "the image names no channels: give a number from 0"
-        raise StageError(f"channel: no channel is called {index!r}; {suggest(index, names) or known}")
-    if not 0 <= index < count:
-        raise StageError(f"channel: there is no channel {index}, the image has {count}, counted from 0")
+    index = channel_number("channel", name, image.shape[2], names, "image")
     return image[..., index : index + 1].copy()
 
 

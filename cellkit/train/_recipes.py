@@ -11,9 +11,10 @@ from cellkit.core import Recipe, RecipeError, Step, UsageError, registry
 from cellkit.core.check import bind
 from cellkit.core.errors import Fault, suggest
 from cellkit.core.recipe import parse, text_of
+from cellkit.train._networks import TASKS
 from cellkit.train._preprocessing import preprocessing
 
-__all__ = ["read_baseline", "read_recipe"]
+__all__ = ["read_baseline", "read_recipe", "stage_of"]
 
 _FRAMES = ("tile", "pad", "resize")
 
@@ -59,10 +60,10 @@ def read_recipe(data: Mapping[str, Any], folder: Path, faults: list[Fault]) -> t
         return recipe, trains, ()
     stage = next(step.stage for step in _flat(recipe.steps) if step.label == trains)
     spec = registry.stages().get(stage)
-    if spec is not None and stage != "predict":
-        dense = [step.label for step in _flat(recipe.steps) if step.stage == "predict"]
-        fix = f"trains: {dense[0]}" if dense else "the recipe has no step `predict`"
-        faults.append(Fault("trains", f"the step {trains!r} runs no dense network", fix))
+    if spec is not None and stage not in TASKS:
+        able = [step.label for step in _flat(recipe.steps) if step.stage in TASKS]
+        fix = f"trains: {able[0]}" if able else f"the recipe has no step {', '.join(f'`{name}`' for name in TASKS)}"
+        faults.append(Fault("trains", f"the step {trains!r} runs no network that can be trained", fix))
         return recipe, trains, ()
     try:
         preprocessing(recipe, trains)
@@ -72,6 +73,11 @@ def read_recipe(data: Mapping[str, Any], folder: Path, faults: list[Fault]) -> t
         found.append(Fault("trains", str(error)))
     faults += [Fault(f"recipe {fault.where}", fault.message, fault.fix, fault.warning) for fault in found]
     return recipe, trains, prefix
+
+
+def stage_of(recipe: Recipe, trains: str) -> str:
+    """Return the stage of the step called `trains`; empty where there is none."""
+    return next((step.stage for step in _flat(recipe.steps) if step.label == trains), "")
 
 
 def _before(steps: tuple[Step, ...], label: str) -> tuple[Step, ...] | None:

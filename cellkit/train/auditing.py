@@ -14,6 +14,7 @@ from cellkit.io.datasets import Audit, Dataset, Finding, audit
 from cellkit.io.datasets.findings import CHECKS
 from cellkit.train.config import TrainConfig
 from cellkit.train.parts import Parts
+from cellkit.train.targets import DENSE_HEADS
 
 __all__ = ["AUDIT", "Audited", "look_through"]
 
@@ -73,7 +74,8 @@ def _dataset(parts: Parts) -> Dataset:
     taking = {pair.name for pair in pairs}
     every = {pair.name for pair in parts.dataset}
     missing = tuple(one for one in parts.dataset.missing if one.name in taking or one.name not in every)
-    return replace(parts.dataset, pairs=pairs, missing=missing)
+    classes = parts.classes or parts.dataset.classes  # a detector's own numbers
+    return replace(parts.dataset, pairs=pairs, classes=classes, missing=missing)
 
 
 def _document(found: Audit, parts: Parts, config: TrainConfig) -> dict[str, Any]:
@@ -97,8 +99,9 @@ def _document(found: Audit, parts: Parts, config: TrainConfig) -> dict[str, Any]
 
 def _unusable(kind: str, config: TrainConfig) -> tuple[str, ...]:
     """Return the checks of faults that the truth, of `kind`, cannot be read with for this network."""
-    if config.model.head in ("boxes", "masks"):
-        return _UNUSABLE
+    if config.model.head not in DENSE_HEADS:
+        refused = kind == "boxes" and config.data.invalid == "refuse"
+        return (*_UNUSABLE, "invalid box") if refused else _UNUSABLE
     if kind == "instances":  # masks become labels, which do not overlap
         return (*_UNUSABLE, "overlap", "duplicate")
     return (*_UNUSABLE, "unknown class") if kind == "classes" else _UNUSABLE

@@ -12,26 +12,37 @@ from cellkit.core import Recipe, Span, Step, UsageError
 from cellkit.core.errors import CellkitError, Fault, suggest
 from cellkit.core.recipe import YamlFault, dump, load_yaml
 from cellkit.core.stage import Parameter, read_parameters
+from cellkit.formats.objects import UNNAMED
 from cellkit.io.datasets import LAYOUTS
-from cellkit.models.architecture import architectures, find
+from cellkit.models.architecture import find
 from cellkit.models.card import FIXED_CLASSES, Card
 from cellkit.models.device import parse_memory
 from cellkit.models.store import find_model
-from cellkit.train._recipes import read_baseline, read_recipe
+from cellkit.train._networks import checked_network
+from cellkit.train._recipes import read_baseline, read_recipe, stage_of
 from cellkit.train.losses import DEFAULT_LOSSES, loss_faults
 from cellkit.train.optimisers import OPTIMISERS
 from cellkit.train.schedules import SCHEDULES
 from cellkit.train.standin import faults_of, standing_in
-from cellkit.train.targets import TargetRules
+from cellkit.train.targets import DENSE_HEADS, TargetRules
 
-__all__ = ["ConfigError", "DataRules", "LoopRules", "ModelRules", "TrainConfig", "parse_config", "read_config"]
+__all__ = [
+    "ConfigError",
+    "DataRules",
+    "LoopRules",
+    "ModelRules",
+    "TrainConfig",
+    "parse_config",
+    "read_config",
+    "recipe_faults",
+]
 
 _VERSION = 1
 _TOP = (
     "cellkit_train", "name", "recipe", "trains", "data", "model", "targets", "loss", "optimiser", "schedule",
     "augment", "loop", "metric", "baseline", "licence",
 )  # fmt: skip
-METRICS = ("auto", "dsb2018", "instances", "pixel", "semantic")
+METRICS = ("auto", "dsb2018", "instances", "pixel", "semantic", "coco", "coco50")
 """What may decide which checkpoint is the best; see `TrainConfig`."""
 
 
@@ -54,8 +65,13 @@ class DataRules:
     of the groups is kept for validation. `balance`: a column whose values are drawn equally often, or, by an `evenness`
     below 1, less evenly: a value of n images as often as n to the power of (1 - evenness). `objects`: share of crops
     that are moved to an object. `mirrored`: what objects are that a crop shows mirrored beyond an image's edge: new
-    objects, or unknown, so that nothing is learnt there. `cache`: memory for decoded images, in each process. `audit`:
-    what becomes of the faults that images and labels are looked through for; see `cellkit.train.auditing`.
+    objects, or unknown, so that nothing is learnt there (dense networks). `cache`: memory for decoded images, in each
+    process. `audit`: what becomes of the faults that images and labels are looked through for; see
+    `cellkit.train.auditing`.
+
+    For detectors, `invalid`: whether boxes without extent or beyond their image stop the training or are left out;
+    `ignore`: classes of the data set that are no objects to be found; `balance_classes`: images and objects are drawn
+    so that all classes come up equally often.
     """
 
     folder: str = ""
@@ -69,20 +85,26 @@ class DataRules:
     mirrored: Literal["objects", "unknown"] = "objects"
     cache: str = "2GB"
     audit: Literal["warn", "refuse", "off"] = field(default="warn", repr=False)  # may change where a run goes on
+    invalid: Literal["refuse", "drop"] = "refuse"
+    ignore: tuple[str, ...] = ()
+    balance_classes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRules:
     """The network. `head`: see `cellkit.models.HEADS`. `classes`: its outputs, where the head does not say them.
 
-    `channels`: of its input. `start`: a trained network of the same shape whose weights it begins with.
+    A detector has no head to choose, and its classes are those of the data set where none are named.
+    `channels`: of its input. `start`: a trained network of the same shape whose weights it begins with. `stored`: the
+    format of the weights in model.safetensors; float16 is half the size.
     """
 
     architecture: str = "unet-compact"
-    head: Literal["sigmoid", "softmax", "border", "distance"] = "distance"
+    head: Literal["sigmoid", "softmax", "border", "distance", "boxes", "masks"] = "distance"
     classes: tuple[str, ...] = ()
     channels: Annotated[int, Span(1, 1024)] = 1
     start: str = ""
+    stored: Literal["float32", "float16"] = "float32"
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -132,8 +154,9 @@ class TrainConfig:
     """A checked config. `prefix` are the steps before the trained one; `folder` is where relative paths begin.
 
     `metric`: the protocol of `cellkit eval` that tells which checkpoint is best (``auto``: that of objects where the
-    recipe makes labels and the data hold objects, else that of classes, else that of pixels). `baseline`: a recipe
-    that is scored beside the trained one at the end. `licence`: of the data, for the card.
+    recipe makes labels and the data hold objects, else of a detector COCO's AP, else that of classes, else that of
+    pixels); ``coco50`` is the AP at an IoU of 0.5. `baseline`: a recipe that is scored beside the trained one at the
+    end. `licence`: of the data, for the card.
     """
 
     name: str
@@ -177,12 +200,13 @@ class TrainConfig:
         return Card(
             name=self.name,
             architecture=model.architecture,
-            task="dense",
+            task=find(model.architecture).task,
             channels=model.channels,
-            classes=model.outputs,
+            classes=model.outputs or (UNNAMED,),
             head=model.head,
             parameters=find(model.architecture).complete(model.parameters),
             recipe=tuple(steps),
+            tile=None if model.head in DENSE_HEADS else self.loop.crop,
             licence=self.licence,
             obtain="`cellkit train` with the config it was trained by",
         )
@@ -225,10 +249,11 @@ def parse_config(text: str, folder: Path = Path()) -> tuple[TrainConfig | None, 
         faults.append(Fault("cellkit_train", f"version {data['cellkit_train']!r} is not known", "write 1"))
     recipe, trains, prefix = read_recipe(data, folder, faults)
     model = _section(ModelRules, data.get("model"), "model", faults)
-    _check_model(model, faults)
-    targets = _targets(data.get("targets"), faults)
-    loss = data.get("loss", DEFAULT_LOSSES[model.head])
-    if not any(fault.where == "model.head" for fault in faults):
+    model = checked_network(model, stage_of(recipe, trains), data, faults)
+    dense = model.head in DENSE_HEADS
+    targets = _targets(data.get("targets") if dense else None, faults)
+    loss = data.get("loss", DEFAULT_LOSSES[model.head]) if dense else ()
+    if dense and not any(fault.where == "model.head" for fault in faults):
         faults += loss_faults(loss, model.head, model.outputs)
     augment = data.get("augment", [])
     faults += _augment_faults(augment)
@@ -279,12 +304,18 @@ def _check_together(config: TrainConfig, faults: list[Fault]) -> None:
     if config.data.layout not in ("auto", *LAYOUTS):
         fix = suggest(config.data.layout, LAYOUTS) or f"layouts: auto, {', '.join(LAYOUTS)}"
         faults.append(Fault("data.layout", f"no layout is called {config.data.layout!r}", fix))
+    if config.model.outputs:  # else the steps behind are checked once the data set has named its classes
+        faults += recipe_faults(config)
+
+
+def recipe_faults(config: TrainConfig) -> list[Fault]:
+    """Return what is wrong with the recipe where its trained step finds the classes of `config`."""
     try:
         with standing_in(config.recipe, config.trains, config.plain_card) as (bound, _):
             found = faults_of(bound)
     except UsageError as error:
         found = [Fault("trains", str(error))]
-    faults += [Fault(f"recipe {fault.where}", fault.message, fault.fix) for fault in found]
+    return [Fault(f"recipe {fault.where}", fault.message, fault.fix) for fault in found]
 
 
 S = TypeVar("S", DataRules, ModelRules, LoopRules)
@@ -312,33 +343,6 @@ def _section(kind: type[S], values: Any, where: str, faults: list[Fault]) -> S:
             except ValueError as error:
                 faults.append(Fault(f"{where}.{key}", str(error)))
     return kind(**given)
-
-
-def _check_model(model: ModelRules, faults: list[Fault]) -> None:
-    known = architectures()
-    spec = known.get(model.architecture)
-    if spec is None:
-        fix = suggest(model.architecture, known) or "`cellkit models` lists them"
-        faults.append(Fault("model.architecture", f"no architecture is called {model.architecture!r}", fix))
-        return
-    if spec.task != "dense":
-        faults.append(
-            Fault("model.architecture", f"{model.architecture} finds {spec.task}; this trains dense networks")
-        )
-        return
-    if not isinstance(model.parameters, Mapping):
-        faults.append(Fault("model.parameters", f"wanted a mapping, got {model.parameters!r}"))
-        return
-    try:
-        spec.complete(model.parameters)
-    except UsageError as error:
-        faults.append(Fault("model.parameters", str(error)))
-    if any(fault.where == "model.head" for fault in faults):
-        return  # what else there is to say hangs on the head
-    if model.head in FIXED_CLASSES and model.classes:
-        faults.append(Fault("model.classes", f"head {model.head} has its own: {', '.join(FIXED_CLASSES[model.head])}"))
-    if model.head not in FIXED_CLASSES and not model.classes:
-        faults.append(Fault("model.classes", f"head {model.head} needs names for its outputs", "e.g. [nucleus]"))
 
 
 def _targets(values: Any, faults: list[Fault]) -> TargetRules:

@@ -17,13 +17,14 @@ from cellkit.models import find_model, load_network
 from cellkit.models.device import choose_device
 from cellkit.train.auditing import look_through
 from cellkit.train.config import TrainConfig
-from cellkit.train.dense import Diverged
 from cellkit.train.ensemble import Ensemble
 from cellkit.train.folds import Fold, Folds, FoldsReport, end_of, read_report, write_report
 from cellkit.train.keeper import LAST, Show, Silent
 from cellkit.train.loop import CONFIG, FOLDS, MODEL, TooShort, train
-from cellkit.train.parts import Parts
+from cellkit.train.parts import Parts, with_classes
 from cellkit.train.ranks import Ranks, choose_ranks, shared
+from cellkit.train.targets import DENSE_HEADS
+from cellkit.train.task import Diverged
 from cellkit.train.validate import Validator, figures
 
 __all__ = ["train_folds"]
@@ -56,6 +57,7 @@ def train_folds(
     started = time.monotonic()
     end = None if time_limit is None else started + time_limit
     place = choose_device(device)
+    config = with_classes(config, folds.every)
     run = _Run(config, folds, Path(out), choose_ranks(config.loop, place), place, show)
     report = run.begin(resume)
     every = run.looked_through(resume)
@@ -184,7 +186,7 @@ class _Run:
             return replace(report, reason="failed", notes=notes)
         if not all(fold.done(self.config) for fold in report.folds):
             return replace(report, reason="time limit", notes=notes)
-        if self.folds.held and self.config.model.head in ("boxes", "masks"):
+        if self.folds.held and self.config.model.head not in DENSE_HEADS:
             return replace(report, finished=True, notes=("scores of detectors have no mean; no ensemble is judged",))
         if self.folds.held and not report.ensemble:
             if end is not None and time.monotonic() >= end:

@@ -13,7 +13,7 @@ from cellkit.core import UsageError
 from cellkit.io import atomic
 from cellkit.io.datasets import Pair
 from cellkit.train.config import TrainConfig
-from cellkit.train.parts import Parts, open_split, parts_of
+from cellkit.train.parts import Parts, open_split, parts_of, place_of
 from cellkit.train.splits import Split, make_folds
 
 __all__ = ["Fold", "Folds", "FoldsReport", "open_folds", "read_report", "spread", "write_report"]
@@ -49,17 +49,19 @@ def open_folds(config: TrainConfig, count: int, folder: str | Path | None = None
     Raises what `cellkit.train.parts.open_parts` raises, and `UsageError` where there are fewer groups than folds.
     """
     rules = config.data
-    dataset, split, told = open_split(config, folder)
+    where = place_of(config, folder)
+    dataset, split, told = open_split(config, where)
     parted = any(row.part for row in split)
     taking = split.part(rules.train) if parted else split
     held = split.part(rules.val).pairs(dataset) if parted and any(row.part == rules.val for row in split) else ()
     made, how = _made(taking, count, config)
     parts = []
     for number in range(count):
-        train, val = (made.fold(number).part(part).pairs(dataset) for part in ("train", "val"))
-        parts.append(parts_of(dataset, train, val, f"fold {number + 1} of {count} {how}; {told}"))
+        one = made.fold(number)
+        pairs = one.part("train").pairs(dataset), one.part("val").pairs(dataset)
+        parts.append(parts_of(config, where, dataset, pairs, f"fold {number + 1} of {count} {how}; {told}"))
     named = replace(made, rows=tuple(replace(row, part=f"fold {row.fold + 1}") for row in made))
-    return Folds(tuple(parts), held, parts_of(dataset, named.pairs(dataset), held, told))
+    return Folds(tuple(parts), held, parts_of(config, where, dataset, (named.pairs(dataset), held), told))
 
 
 def _made(split: Split, count: int, config: TrainConfig) -> tuple[Split, str]:

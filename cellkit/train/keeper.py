@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import lightning
 
 from cellkit.io import atomic
-from cellkit.train.dense import DenseTask
 from cellkit.train.logs import write_log
 from cellkit.train.ranks import average, level, shared
+from cellkit.train.record import RunPage
+from cellkit.train.task import TrainingTask
 from cellkit.train.validate import Validator
 
 __all__ = ["BEST", "IMAGES", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
@@ -73,9 +74,10 @@ class Keeper(lightning.Callback):
     it has to share with others, to the next; `images`: a digest of those it is about.
     """
 
-    def __init__(self, task: DenseTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
+    def __init__(self, task: TrainingTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
         self.task, self.validator, self.show, self.out, self.clock = task, validator, show, out, clock
         self.leads, self.asks, self.images = True, 1, ""
+        self.page = RunPage(out, show)
         self.reason = ""
         self._began = time.monotonic()
         self._longest = 0.0
@@ -139,6 +141,8 @@ class Keeper(lightning.Callback):
         if self.leads:
             write_log(self.out, task.history)
         self.show.epoch(row)
+        if "score" in row and self.leads:
+            self.page.update()
         self._longest = max(self._longest, seconds)
         self._stop(trainer, epoch)
 

@@ -25,10 +25,15 @@ from cellkit.models.device import choose_device, choose_precision
 from cellkit.train.auditing import look_through
 from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
-from cellkit.train.dense import STATE, DenseTask, Diverged, build_network, collate, collate_half
+from cellkit.train.dense import DenseTask
+from cellkit.train.detection import DetectionTask
+from cellkit.train.examples import keep_examples
 from cellkit.train.keeper import BEST, IMAGES, LAST, Clock, Keeper, Show, Silent, TimeUp
-from cellkit.train.parts import Crops, Parts, open_crops, open_parts
+from cellkit.train.parts import Crops, Parts, open_crops, open_parts, with_classes
 from cellkit.train.ranks import Ranks, choose_ranks, end_others, end_with, strategy_of
+from cellkit.train.record import Record, told
+from cellkit.train.targets import DENSE_HEADS
+from cellkit.train.task import STATE, Diverged, TrainingTask, build_network
 from cellkit.train.validate import Validator, figures
 
 __all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "train"]
@@ -91,31 +96,41 @@ def train(
     _dtype(config, place)  # a precision that the device has not is told before anything is read
     state = _checkpoint(out, resume)
     parts = data if isinstance(data, Parts) else open_parts(config, data)
+    config = with_classes(config, parts)
     if state is not None:
         _refuse_other(state, config, out, parts)
     crops = open_crops(config, parts)
     out.mkdir(parents=True, exist_ok=True)
-    task = DenseTask(config, build_network(config), out)
+    kind = DenseTask if config.model.head in DENSE_HEADS else DetectionTask
+    task: TrainingTask = kind(config, build_network(config), out)
     about = f"{parts.about}; config sha256 {config.digest}"
     card = measure_context(task.kept(), replace(config.plain_card, data=about))
     with Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
         notes: tuple[str, ...] = ()
+        record = None
         if ranks.leads:
             if parts is not data:
                 notes = _looked_through(config, parts, validator, out, resume, show)
             with atomic(out / CONFIG) as temporary:
                 temporary.write_text(config.text, encoding="utf-8", newline="")
+            record = Record(out, told(config, task.network, validator, parts, place))
         keeper = Keeper(task, validator, show, out, Clock(started, time_limit, config.loop.hours))
         keeper.leads, keeper.asks, keeper.images = ranks.leads, 1 if ranks.world == 1 else _ASKS, parts.digest
         if state is not None:
             task.on_load_checkpoint(state)
         done = len(task.history)
+        for note in parts.notes:
+            show.note(note)
         if done < config.loop.epochs and not keeper.over():
             crops.pictures.fill()
             show.start(config.loop.epochs, config.loop.steps, done)
             _fit(task, crops, keeper, (place, ranks), out / LAST if state is not None else None)
         report = _ended(task, keeper, validator, show)
-        return replace(report, notes=(*notes, *report.notes))
+        report = replace(report, notes=(*notes, *report.notes))
+        if record is not None:
+            record.ended(report.finished, report.reason, report.notes)
+            keeper.page.draw()
+        return report
 
 
 def _looked_through(
@@ -133,7 +148,7 @@ def _looked_through(
 
 
 def _fit(
-    task: DenseTask, crops: Crops, keeper: Keeper, where: tuple[torch.device, Ranks], checkpoint: Path | None
+    task: TrainingTask, crops: Crops, keeper: Keeper, where: tuple[torch.device, Ranks], checkpoint: Path | None
 ) -> None:
     """Run the epochs that are left."""
     config, (device, ranks) = task.config, where
@@ -144,7 +159,7 @@ def _fit(
         batch_size=config.loop.batch // ranks.world,
         sampler=EpochSampler(len(crops), rank=trainer.global_rank, world=ranks.world),
         num_workers=config.loop.workers,
-        collate_fn=collate_half if cuda and _dtype(config, device) != torch.float32 else collate,
+        collate_fn=task.collate_half if cuda and _dtype(config, device) != torch.float32 else task.collate,
         pin_memory=cuda,
         worker_init_fn=start_worker,
         persistent_workers=config.loop.workers > 0,
@@ -209,7 +224,7 @@ def _dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _ended(task: DenseTask, keeper: Keeper, validator: Validator, show: Show) -> Report:
+def _ended(task: TrainingTask, keeper: Keeper, validator: Validator, show: Show) -> Report:
     """Write the model, where the training has come to its end, and return the report."""
     config, done = task.config, len(task.history)
     best = task.best if math.isfinite(task.best) else math.nan
@@ -233,19 +248,22 @@ def _ended(task: DenseTask, keeper: Keeper, validator: Validator, show: Show) ->
     show.note(f"scoring the weights of epoch {at}")
     card = measure_context(network, validator.card)
     validator.card = card
-    scores, notes, precision = _scored(task, validator, show)
+    scores, notes, precision = _scored(task, validator, show, at)
     card = replace(card, figures={"validation": scores, "epoch": at, "epochs": done}, precision=precision)
-    save_model(keeper.out / MODEL, network, card)
+    save_model(keeper.out / MODEL, network, card, dtype=config.model.stored)
     return Report(keeper.out, done, True, keeper.reason or "all epochs", best, card.figures, tuple(notes))
 
 
-def _scored(task: DenseTask, validator: Validator, show: Show) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
+def _scored(
+    task: TrainingTask, validator: Validator, show: Show, epoch: int
+) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
     """Return the figures of the kept weights and of the baseline, notes, and the precisions the figures hold in."""
     config = task.config
     column = config.data.balance
     found, failed = validator.score(task.kept())
     scores = {"model": figures(found, validator.protocol, validator.pairs, column)}
     notes = [f"failed: {text}" for text in failed]
+    notes += keep_examples(validator, task.kept(), found, task.folder, epoch=epoch)
     precision: tuple[str, ...] = ("float32",)
     dtype = _dtype(config, validator.device)
     if dtype != torch.float32:

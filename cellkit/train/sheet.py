@@ -34,8 +34,8 @@ def contact_sheet(
 
     Each crop stands there four ways: as the network sees it, `value_range` from black to white; stretched, with the
     outlines of its truth; its target maps, called by `names` (those of the head; for targets that are classes, of the
-    classes, background first), 0 dark to 1 bright; and the weights of its pixels, where they differ. Of more than 3
-    channels the first 3 are shown.
+    classes, background first; for objects, of their classes), 0 dark to 1 bright; and the weights of its pixels, where
+    they differ. Of more than 3 channels the first 3 are shown.
 
     Raises `UsageError` where a sample has no image (c, y, x).
     """
@@ -73,7 +73,7 @@ class _Crop:
         self.pictures: list[tuple[str, np.ndarray]] = [("crop", _as_seen(image, value_range))]
         stretched = _enlarged(display(np.ascontiguousarray(image.transpose(1, 2, 0))))
         if "target" in sample:
-            self._objects(sample["target"], stretched)
+            self._objects(sample["target"], stretched, names)
         if "labels" in sample:
             self._labels(np.asarray(sample["labels"]), stretched)
         self._targets(sample, names)
@@ -108,10 +108,12 @@ class _Crop:
             self.facts.append(("unknown", f"{100 * np.mean(labels < 0):.1f} % of pixels"))
         self.pictures.append(("truth", overlay(picture, _repeated(known, picture.shape))))
 
-    def _objects(self, target: Mapping[str, Any], picture: np.ndarray) -> None:
+    def _objects(self, target: Mapping[str, Any], picture: np.ndarray, names: Sequence[str]) -> None:
         xyxy = np.asarray(target["boxes"], np.float32).reshape(-1, 4)
         kinds = np.asarray(target["labels"], np.int32) - 1
         self.facts.append(("objects", f"{len(xyxy):,}"))
+        if len(names) > 1:
+            self.facts += [(name, f"{int(np.sum(kinds == i)):,}") for i, name in enumerate(names) if i in kinds]
         masks, times = target.get("masks"), picture.shape[0] // self.pictures[0][1].shape[0]
         scores = np.ones(len(xyxy), np.float32)
         if masks is not None:

@@ -170,8 +170,8 @@ class BoxList(Truth):
         for at, reason in enumerate(box_faults(self.xyxy, size)):
             if reason:
                 raise FormatError(
-                    f"{self.path}: box {self.ids[at]} {reason} (mend it, or take the sound ones with `boxes(invalid="
-                    "'drop')`; `cellkit audit` lists them)"
+                    f"{self.path}: box {self.ids[at]} {reason} (mend it, or take the sound ones: "
+                    "`boxes(invalid='drop')`, in a training `data: {invalid: drop}`; `cellkit audit` lists them)"
                 )
         return _boxes(self.xyxy, self.numbers)
 
