@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -25,9 +26,11 @@ _UNITS = {"h": 3600, "m": 60, "s": 1, "": 1}
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--data", type=click.Path(exists=True, path_type=Path), metavar="DIR", help="Images and truth, instead of those the config names.")  # fmt: skip # noqa: E501
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.  [default: the config's name beside it]")  # fmt: skip # noqa: E501
+@click.option("--folds", type=click.IntRange(2), metavar="K", help="Train K models, each judged by the images that it did not see.")  # fmt: skip # noqa: E501
 @click.option("--resume", is_flag=True, help="Go on from the last finished epoch of the run.")
 @click.option("--time-limit", metavar="TIME", help="Stop cleanly within this time, e.g. 9m or 1h30m; --resume goes on.")
 @click.option("--device", default="auto", metavar="DEVICE", help="Where to train: auto, cpu, cuda or cuda:N.")
+@click.option("--devices", metavar="N", help="How many GPUs share each batch, or auto for all there are; see loop.devices.")  # fmt: skip # noqa: E501
 @click.option("--with", "plugins", multiple=True, metavar="FILE.py", help="Load stages or architectures of your own.")
 @click.option("--show-batch", "sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="PAGE.html", help="Only write a page of crops as the network will see them.")  # fmt: skip # noqa: E501
 @click.option("--check", is_flag=True, help="Only check the config, and say what would be done.")
@@ -37,10 +40,13 @@ def train_command(ctx: click.Context, config: Path, out: Path | None, **given: A
     """Train by CONFIG, which names a recipe and the step whose network is trained.
 
     The folder of the run holds model.safetensors (the best weights with their card), config.yaml, log.csv and the
-    checkpoints last.ckpt and best.ckpt, of which --resume takes the last.
+    checkpoints last.ckpt and best.ckpt, of which --resume takes the last; audit.json lists what is wrong with images
+    and labels, which are looked through first. With --folds it holds such a run for each, fold-1, fold-2 ..., and
+    folds.json with all scores; no group of images is cut, and a part of the split file for validation is kept for the
+    end.
 
-    Exit code 0: done, or stopped by --time-limit; 1: the loss is no longer a number, last.ckpt remains; 2: wrong config
-    or usage; 130: stopped, --resume goes on.
+    Exit code 0: done, or stopped by --time-limit; 1: the loss (of a fold) is no longer a number, last.ckpt remains; 2:
+    wrong config, data or usage; 130: stopped, --resume goes on.
 
     \b
     A config:
@@ -68,8 +74,10 @@ def train_command(ctx: click.Context, config: Path, out: Path | None, **given: A
     from cellkit.train.config import read_config
 
     checked = read_config(config)
-    for fault in checked.warnings:
+    follows = os.environ.get("LOCAL_RANK", "0") != "0"  # one of several processes, of which the first speaks
+    for fault in checked.warnings if not follows else ():
         click.echo(f"note: {fault}", err=True)
+    checked = _on_devices(checked, given["devices"])
     if given["sheet"] is not None:
         from cellkit.train.parts import open_parts, write_sheet
 
@@ -77,31 +85,61 @@ def train_command(ctx: click.Context, config: Path, out: Path | None, **given: A
         click.echo(str(given["sheet"]))
         return
     if given["check"]:
-        _print_plan(checked, given["data"])
+        _print_plan(checked, given["data"], given["folds"])
         return
     from cellkit.train.dense import Diverged
-    from cellkit.train.loop import train
 
     folder = out if out is not None else config.with_suffix("")
-    show = _Lines() if given["as_json"] or not sys.stderr.isatty() else _Bar()
+    plain = follows or given["as_json"] or not sys.stderr.isatty()
+    show = _Lines() if plain else _Bar()
+    options = {"resume": given["resume"], "time_limit": limit, "device": given["device"], "show": show}
     try:
         with show:
-            report = train(
-                checked, folder, data=given["data"], resume=given["resume"], time_limit=limit, device=given["device"],
-                show=show,
-            )  # fmt: skip
+            if given["folds"] is not None:
+                from cellkit.train.crossing import train_folds
+                from cellkit.train.folds import open_folds
+
+                dealt = open_folds(checked, given["folds"], given["data"])
+                whole = train_folds(checked, dealt, folder, **options)
+            else:
+                from cellkit.train.loop import train
+
+                report = train(checked, folder, data=given["data"], **options)
     except Diverged as error:
+        if follows:  # the first tells of it; Lightning would end that one with the first of the others that fails
+            ctx.exit(0)
         click.echo(f"cellkit: {error}", err=True)
         ctx.exit(1)
     except KeyboardInterrupt:
         click.echo("cellkit: stopped; the same command with --resume goes on from the last finished epoch", err=True)
         ctx.exit(130)
+    if given["folds"] is not None:
+        from .train_folds import print_folds
+
+        print_folds(whole, as_json=given["as_json"])
+        ctx.exit(1 if whole.leads and whole.reason == "failed" else 0)
+    if not report.leads:
+        return
     if given["as_json"]:
         import json
 
         click.echo(json.dumps(_summary(report), indent=2, allow_nan=False))
     else:
         _print(report)
+
+
+def _on_devices(config: TrainConfig, devices: str | None) -> TrainConfig:
+    """Return the config with ``--devices`` in place of its own."""
+    from dataclasses import replace
+
+    from cellkit.core import UsageError
+
+    if devices is None:
+        return config
+    if devices != "auto" and not (devices.isdecimal() and 1 <= int(devices) <= 1024):
+        raise UsageError(f"--devices {devices}: wanted a number from 1, or auto")
+    number: Any = "auto" if devices == "auto" else int(devices)
+    return replace(config, loop=replace(config.loop, devices=number))
 
 
 def _seconds(text: str | None) -> float | None:
@@ -120,11 +158,17 @@ def _seconds(text: str | None) -> float | None:
     return total
 
 
-def _print_plan(config: TrainConfig, data: Path | None) -> None:
+def _print_plan(config: TrainConfig, data: Path | None, folds: int | None) -> None:
     from cellkit.train.losses import loss_terms
 
-    parts = None
-    if data is not None or config.data.folder:
+    parts = dealt = None
+    if folds is not None:
+        from cellkit.train.folds import open_folds
+        from cellkit.train.parts import with_classes
+
+        dealt = open_folds(config, folds, data)
+        config = with_classes(config, dealt.every)
+    elif data is not None or config.data.folder:
         from cellkit.train.parts import open_parts, with_classes
 
         parts = open_parts(config, data)
@@ -144,7 +188,10 @@ def _print_plan(config: TrainConfig, data: Path | None) -> None:
         "crops": f"{loop.epochs:,} epochs of {loop.steps:,} batches of {loop.batch} crops of {loop.crop} px: "
         f"{loop.epochs * loop.steps * loop.batch:,} crops",
     }
-    if parts is not None:
+    if dealt is not None:
+        rows |= {f"fold {number}": one.about for number, one in enumerate(dealt.parts, 1)}
+        rows["held back"] = f"{len(dealt.held):,} images"
+    elif parts is not None:
         rows["data"] = "; ".join((parts.about, *parts.notes))
     for name, text in rows.items():
         click.echo(f"{name:<10}{text}")

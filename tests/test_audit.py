@@ -211,10 +211,19 @@ def test_near_copies_across_parts_and_groups(tmp_path, kind):
     changed = COPIES[kind](image)
     fitting = cv2.resize(labels.astype(np.uint16), changed.shape[::-1], interpolation=cv2.INTER_NEAREST)
     images = {"a": (image, labels), "b": (changed, fitting.astype(np.int32)), "c": field(4), "d": field(5)}
-    for part, group, expected in (("train", "g2", "near copy"), ("val", "g1", "leak"), ("train", "g1", None)):
+    cases = (("train", "g2", ["near copy"]), ("val", "g1", ["leak", "cut group"]), ("train", "g1", []))
+    for part, group, expected in cases:
         tables = {"a": ("train", "g1"), "b": (part, group), "c": ("val", "g3"), "d": ("train", "g4")}
         root = make(tmp_path / f"{part}{group}", images, tables)
-        assert found(root, tiny=0) - {("fragmented",)} == ({(expected, "a", "", "b")} if expected else set())
+        assert found(root, tiny=0) - {("fragmented",)} == {(check, "a", "", "b") for check in expected}
+
+
+def test_a_group_in_two_parts(tmp_path):
+    images = {name: field(number) for number, name in enumerate("abcde", 3)}
+    tables = {"a": ("train", "g1"), "b": ("val", "g1"), "c": ("val", "g1"), "d": ("train", "g2"), "e": ("val", "")}
+    findings = audit(open_dataset(make(tmp_path, images, tables)), tiny=0).findings
+    (one,) = [finding for finding in findings if finding.check == "cut group"]
+    assert (one.image, one.other, one.message) == ("a", "b", "of the group g1, 1 in train and 2 in val")
 
 
 def test_the_same_image_with_other_truth(tmp_path):

@@ -65,7 +65,9 @@ class DataRules:
     of the groups is kept for validation. `balance`: a column whose values are drawn equally often, or, by an `evenness`
     below 1, less evenly: a value of n images as often as n to the power of (1 - evenness). `objects`: share of crops
     that are moved to an object. `mirrored`: what objects are that a crop shows mirrored beyond an image's edge: new
-    objects, or unknown, so that nothing is learnt there (dense networks). `cache`: memory for decoded images.
+    objects, or unknown, so that nothing is learnt there (dense networks). `cache`: memory for decoded images, in each
+    process. `audit`: what becomes of the faults that images and labels are looked through for; see
+    `cellkit.train.auditing`.
 
     For detectors, `invalid`: whether boxes without extent or beyond their image stop the training or are left out;
     `ignore`: classes of the data set that are no objects to be found; `balance_classes`: images and objects are drawn
@@ -82,6 +84,7 @@ class DataRules:
     objects: Annotated[float, Span(0, 1)] = 0.5
     mirrored: Literal["objects", "unknown"] = "objects"
     cache: str = "2GB"
+    audit: Literal["warn", "refuse", "off"] = field(default="warn", repr=False)  # may change where a run goes on
     invalid: Literal["refuse", "drop"] = "refuse"
     ignore: tuple[str, ...] = ()
     balance_classes: bool = False
@@ -121,6 +124,10 @@ class LoopRules:
     gradients (0: none). `ema`: decay of the running mean of the weights, which is what is kept (0: none). `precision`:
     of the convolutions. `workers`: processes that make crops. `validate`: epochs from one validation to the next.
     `patience`: validations without gain after which it stops (0: never).
+
+    `devices`: GPUs (or processes, on the CPU) that share each batch, `auto` for all GPUs there are; on each of `nodes`
+    machines, which share the folder of the run. Only what batch normalisation counts differs from one device with the
+    whole batch. `strategy`: Lightning's, for several of them (``auto`` is ``ddp``).
     """
 
     epochs: Annotated[int, Span(1, 1_000_000)] = 50
@@ -137,6 +144,9 @@ class LoopRules:
     validate: Annotated[int, Span(1, 10_000)] = 5
     patience: Annotated[int, Span(0, 10_000)] = 0
     seed: Annotated[int, Span(0, 2**31 - 1)] = 0
+    devices: Annotated[int | Literal["auto"], Span(1, 1024)] = 1
+    nodes: Annotated[int, Span(1, 1024)] = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

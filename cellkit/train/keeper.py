@@ -13,13 +13,16 @@ import lightning
 
 from cellkit.io import atomic
 from cellkit.train.logs import write_log
+from cellkit.train.ranks import average, level, shared
 from cellkit.train.record import RunPage
 from cellkit.train.task import TrainingTask
 from cellkit.train.validate import Validator
 
-__all__ = ["BEST", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
+__all__ = ["BEST", "IMAGES", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+IMAGES = "cellkit_images"
+"""The key of a checkpoint under which stands the digest of the images it is about."""
 
 
 class Show(Protocol):
@@ -65,10 +68,15 @@ class Clock:
 
 
 class Keeper(lightning.Callback):
-    """Keeps checkpoints, log and time. `reason` says why the run stopped before its last epoch, if it did."""
+    """Keeps checkpoints, log and time. `reason` says why the run stopped before its last epoch, if it did.
+
+    `leads`: whether this process is the one that writes and validates; `asks`: steps from one look at the clock, which
+    it has to share with others, to the next; `images`: a digest of those it is about.
+    """
 
     def __init__(self, task: TrainingTask, validator: Validator, show: Show, out: Path, clock: Clock) -> None:
         self.task, self.validator, self.show, self.out, self.clock = task, validator, show, out, clock
+        self.leads, self.asks, self.images = True, 1, ""
         self.page = RunPage(out, show)
         self.reason = ""
         self._began = time.monotonic()
@@ -103,7 +111,9 @@ class Keeper(lightning.Callback):
         """Tell of the step; stop where the time is over, dropping the epoch, unless this was its last step."""
         done = trainer.fit_loop.batch_idx + 1
         self.show.step(trainer.current_epoch + 1, done)
-        if self.clock.left() <= 0 and done < self.task.config.loop.steps:
+        if self.clock.limit == math.inf or done >= self.task.config.loop.steps or done % self.asks:
+            return
+        if shared(self.clock.left() <= 0):
             raise TimeUp
 
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
@@ -111,39 +121,62 @@ class Keeper(lightning.Callback):
         task, loop = self.task, self.task.config.loop
         task.check()
         epoch = trainer.current_epoch + 1
-        row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **task.means()}
+        self._level()
+        means = average(task.means(), task.device)
+        row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **means}
         row["rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         better = False
         if epoch % loop.validate == 0 or epoch == loop.epochs:
-            found, failed = self.validator.score(task.kept())
-            row |= {"score": found.value, "low": found.low, "high": found.high}
-            for text in failed[:3]:
-                self.show.note(f"validation: {text}")
-            task.waited = 0 if found.value > task.best else task.waited + 1
-            better = found.value >= task.best  # of equal ones the later, which has seen more
-            task.best = found.value if better else task.best
+            value, low, high = shared(self._validated() if self.leads else (math.nan,) * 3)
+            row |= {"score": value, "low": low, "high": high}
+            task.waited = 0 if value > task.best else task.waited + 1
+            better = value >= task.best  # of equal ones the later, which has seen more
+            task.best = value if better else task.best
             if task.schedule is not None:
-                task.schedule.observe(found.value)
-        seconds = time.monotonic() - self._began
+                task.schedule.observe(value)
+        seconds = shared(time.monotonic() - self._began)
         row["seconds"] = round(seconds, 3)
         task.history.append(row)
         self._save(trainer, better)
-        write_log(self.out, task.history)
+        if self.leads:
+            write_log(self.out, task.history)
         self.show.epoch(row)
-        if "score" in row:
+        if "score" in row and self.leads:
             self.page.update()
         self._longest = max(self._longest, seconds)
         self._stop(trainer, epoch)
+
+    def _validated(self) -> tuple[float, float, float]:
+        """Return the score of the weights that count, and its interval."""
+        found, failed = self.validator.score(self.task.kept())
+        for text in failed[:3]:
+            self.show.note(f"validation: {text}")
+        return found.value, found.low, found.high
+
+    def _level(self) -> None:
+        """Give what each process counts over its own share (the means of batch normalisation) one value for all."""
+        task = self.task
+        names = [name for name, _ in task.network.named_buffers()]
+        level(task.network.buffers())
+        if task.ema is not None:
+            level(task.ema.mean[name] for name in names if name in task.ema.mean)
+
+    def on_save_checkpoint(self, *given: Any) -> None:
+        """Add which images the training is about to a checkpoint, the last that is given."""
+        given[-1][IMAGES] = self.images
 
     def _stop(self, trainer: Any, epoch: int) -> None:
         loop = self.task.config.loop
         if epoch >= loop.epochs:
             return
-        self.reason = self._end() or ("time limit" if self.clock.left() < self._longest else "")
+        self.reason = shared(self._end() or ("time limit" if self.clock.left() < self._longest else ""))
         trainer.should_stop = bool(self.reason)
 
     def _save(self, trainer: Any, better: bool) -> None:
         """Write the checkpoint in one go; that of the best score is a copy."""
+        if not self.leads:
+            trainer.save_checkpoint(self.out / LAST)  # writes nothing here, but the first process waits for it
+            return
         with atomic(self.out / LAST) as temporary:
             trainer.save_checkpoint(temporary)
         if better:

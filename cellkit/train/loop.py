@@ -15,27 +15,32 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from cellkit.core import UsageError
 from cellkit.io import atomic
 from cellkit.models import Card, measure_context, save_model
 from cellkit.models.device import choose_device, choose_precision
+from cellkit.train.auditing import look_through
 from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
 from cellkit.train.dense import DenseTask
 from cellkit.train.detection import DetectionTask
 from cellkit.train.examples import keep_examples
-from cellkit.train.keeper import BEST, LAST, Clock, Keeper, Show, Silent, TimeUp
-from cellkit.train.parts import Crops, open_crops, open_parts, with_classes
+from cellkit.train.keeper import BEST, IMAGES, LAST, Clock, Keeper, Show, Silent, TimeUp
+from cellkit.train.parts import Crops, Parts, open_crops, open_parts, with_classes
+from cellkit.train.ranks import Ranks, choose_ranks, end_others, end_with, strategy_of
 from cellkit.train.record import Record, told
 from cellkit.train.targets import DENSE_HEADS
-from cellkit.train.task import STATE, TrainingTask, build_network
+from cellkit.train.task import STATE, Diverged, TrainingTask, build_network
 from cellkit.train.validate import Validator, figures
 
-__all__ = ["Report", "Show", "train"]
+__all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "train"]
 
-MODEL, CONFIG = "model.safetensors", "config.yaml"
+MODEL, CONFIG, FOLDS = "model.safetensors", "config.yaml", "folds.json"
+_ASKS = 10
+"""Steps after which several processes look at the clock together, each time waiting for one another."""
 _FIT = 0.005
 """By how much a score in a lower precision may lie below that in float32 for the card to vouch for it."""
 
@@ -45,7 +50,7 @@ class Report:
     """What a training came to: `finished`, or stopped by the time limit so that it can be resumed.
 
     `best` is the best score of a validation, NaN without one. `figures` are those of the card, `notes` what a user
-    should know.
+    should know. `leads`: whether this is the process that writes, of several.
     """
 
     folder: Path
@@ -55,13 +60,18 @@ class Report:
     best: float
     figures: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    leads: bool = True
+
+
+class TooShort(UsageError):
+    """There was no time for one epoch."""
 
 
 def train(
     config: TrainConfig,
     out: str | Path,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Parts | None = None,
     resume: bool = False,
     time_limit: float | None = None,
     device: str = "auto",
@@ -69,21 +79,26 @@ def train(
 ) -> Report:
     """Train the network of `config` and write the run to the folder `out`; see `cellkit train`.
 
-    `time_limit`, in seconds: the run stops cleanly at the end of an epoch, so that `resume` can go on. The model is
-    written when all epochs are done (or `loop.hours` or `loop.patience` end them).
+    `data`: a folder in place of that of the config, or images that are parted and looked through already; others are
+    looked through first (`cellkit.train.auditing`). `time_limit`, in seconds: the run stops cleanly at the end of an
+    epoch, so that `resume` can go on. The model is written when all epochs are done (or `loop.hours` or
+    `loop.patience` end them). In several processes (`cellkit.train.ranks`) the first alone writes, shows and scores;
+    the report of the others knows no figures.
 
     Raises `UsageError` where the folder holds a training and `resume` is not asked for (or it holds another one),
-    `Diverged` where the loss or the weights stop being finite.
+    where images or labels are no good, or there are fewer devices than the config asks for; `TooShort`, one of them,
+    where not one epoch was done in time; `Diverged` where the loss or the weights stop being finite.
     """
     started = time.monotonic()
-    out, show = Path(out), show or Silent()
     place = choose_device(device)
+    ranks = choose_ranks(config.loop, place)
+    out, show = Path(out), show if show is not None and ranks.leads else Silent()
     _dtype(config, place)  # a precision that the device has not is told before anything is read
     state = _checkpoint(out, resume)
-    parts = open_parts(config, data)
+    parts = data if isinstance(data, Parts) else open_parts(config, data)
     config = with_classes(config, parts)
     if state is not None:
-        _refuse_other(state, config, out)
+        _refuse_other(state, config, out, parts)
     crops = open_crops(config, parts)
     out.mkdir(parents=True, exist_ok=True)
     kind = DenseTask if config.model.head in DENSE_HEADS else DetectionTask
@@ -91,10 +106,16 @@ def train(
     about = f"{parts.about}; config sha256 {config.digest}"
     card = measure_context(task.kept(), replace(config.plain_card, data=about))
     with Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
-        with atomic(out / CONFIG) as temporary:
-            temporary.write_text(config.text, encoding="utf-8", newline="")
-        record = Record(out, told(config, task.network, validator, parts, place))
+        notes: tuple[str, ...] = ()
+        record = None
+        if ranks.leads:
+            if parts is not data:
+                notes = _looked_through(config, parts, validator, out, resume, show)
+            with atomic(out / CONFIG) as temporary:
+                temporary.write_text(config.text, encoding="utf-8", newline="")
+            record = Record(out, told(config, task.network, validator, parts, place))
         keeper = Keeper(task, validator, show, out, Clock(started, time_limit, config.loop.hours))
+        keeper.leads, keeper.asks, keeper.images = ranks.leads, 1 if ranks.world == 1 else _ASKS, parts.digest
         if state is not None:
             task.on_load_checkpoint(state)
         done = len(task.history)
@@ -103,44 +124,46 @@ def train(
         if done < config.loop.epochs and not keeper.over():
             crops.pictures.fill()
             show.start(config.loop.epochs, config.loop.steps, done)
-            _fit(task, crops, keeper, place, out / LAST if state is not None else None)
+            _fit(task, crops, keeper, (place, ranks), out / LAST if state is not None else None)
         report = _ended(task, keeper, validator, show)
-        record.ended(report.finished, report.reason, report.notes)
-        keeper.page.draw()
+        report = replace(report, notes=(*notes, *report.notes))
+        if record is not None:
+            record.ended(report.finished, report.reason, report.notes)
+            keeper.page.draw()
         return report
 
 
-def _fit(task: TrainingTask, crops: Crops, keeper: Keeper, device: torch.device, checkpoint: Path | None) -> None:
+def _looked_through(
+    config: TrainConfig, parts: Parts, validator: Validator, out: Path, resume: bool, show: Show
+) -> tuple[str, ...]:
+    """Look through images and labels; tell what is found and put it into the card. Return what deserves a note."""
+    found = look_through(config, parts, out, resume=resume)
+    if found is None:
+        return ()
+    show.note(found.line)
+    for text in found.warnings:
+        show.note(f"warning: {text}")
+    validator.card = replace(validator.card, data=f"{validator.card.data}; {found.line}")
+    return found.warnings
+
+
+def _fit(
+    task: TrainingTask, crops: Crops, keeper: Keeper, where: tuple[torch.device, Ranks], checkpoint: Path | None
+) -> None:
     """Run the epochs that are left."""
-    config = task.config
+    config, (device, ranks) = task.config, where
     cuda = device.type == "cuda"
+    trainer = _trainer(config, keeper, device, ranks)
     loader: Any = DataLoader(
         crops,
-        batch_size=config.loop.batch,
-        sampler=EpochSampler(len(crops)),
+        batch_size=config.loop.batch // ranks.world,
+        sampler=EpochSampler(len(crops), rank=trainer.global_rank, world=ranks.world),
         num_workers=config.loop.workers,
         collate_fn=task.collate_half if cuda and _dtype(config, device) != torch.float32 else task.collate,
         pin_memory=cuda,
         worker_init_fn=start_worker,
         persistent_workers=config.loop.workers > 0,
         prefetch_factor=4 if config.loop.workers else None,
-    )
-    trainer = lightning.Trainer(
-        accelerator="gpu" if cuda else "cpu",
-        devices=[device.index or 0] if cuda else 1,
-        precision=_precision(config, device),
-        max_epochs=config.loop.epochs,
-        accumulate_grad_batches=config.loop.accumulate,
-        gradient_clip_val=config.loop.clip or None,
-        benchmark=cuda,  # crops are all of one size, so the fastest kernels are sought once
-        default_root_dir=keeper.out,
-        callbacks=[keeper],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
     )
     task.network.to(memory_format=torch.channels_last)
     handler = signal.getsignal(signal.SIGINT)
@@ -151,6 +174,42 @@ def _fit(task: TrainingTask, crops: Crops, keeper: Keeper, device: torch.device,
     except SystemExit as error:  # into which Lightning turns Ctrl-C, deaf to it from then on
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
+    except Diverged:  # of which all know
+        raise
+    except BaseException:
+        end_with(getattr(trainer.strategy.launcher, "procs", ()))
+        end_others()
+        raise
+    end_with(getattr(trainer.strategy.launcher, "procs", ()))
+
+
+def _trainer(config: TrainConfig, keeper: Keeper, device: torch.device, ranks: Ranks) -> Any:
+    """Return Lightning's trainer. Raises `UsageError` where the processes asked for are not those that were started."""
+    one: Any = [device.index or 0] if device.type == "cuda" else 1
+    try:
+        return lightning.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=one if ranks.world == 1 else ranks.devices,
+            num_nodes=ranks.nodes,
+            strategy=strategy_of(ranks),
+            precision=_precision(config, device),
+            max_epochs=config.loop.epochs,
+            accumulate_grad_batches=config.loop.accumulate,
+            gradient_clip_val=config.loop.clip or None,
+            benchmark=device.type == "cuda",  # crops are all of one size, so the fastest kernels are sought once
+            default_root_dir=keeper.out,
+            callbacks=[keeper],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        if ranks.world == 1:
+            raise
+        raise UsageError(f"loop.devices {ranks.devices}, loop.nodes {ranks.nodes}: {error}") from error
 
 
 def _precision(config: TrainConfig, device: torch.device) -> Any:
@@ -169,9 +228,12 @@ def _ended(task: TrainingTask, keeper: Keeper, validator: Validator, show: Show)
     """Write the model, where the training has come to its end, and return the report."""
     config, done = task.config, len(task.history)
     best = task.best if math.isfinite(task.best) else math.nan
+    if not keeper.leads:
+        finished = keeper.reason != "time limit"
+        return Report(keeper.out, done, finished, keeper.reason or "all epochs", best, leads=False)
     if keeper.reason == "time limit":
         if not done:
-            raise UsageError(
+            raise TooShort(
                 "--time-limit: not one epoch was done in that time, so nothing is kept; give more time, or make epochs "
                 f"shorter (loop.steps, now {config.loop.steps})"
             )
@@ -226,6 +288,8 @@ def _checkpoint(out: Path, resume: bool) -> dict[str, Any] | None:
     path = out / LAST
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; wanted a folder for the run")
+    if (out / FOLDS).exists():
+        raise UsageError(f"{out / FOLDS}: holds a training in folds; give --folds as well, or another -o")
     if path.exists() and not resume:
         raise UsageError(f"{path}: holds an earlier training; --resume goes on with it, another -o begins a new one")
     if resume and not path.exists():
@@ -243,13 +307,18 @@ def _checkpoint(out: Path, resume: bool) -> dict[str, Any] | None:
     return state
 
 
-def _refuse_other(state: Mapping[str, Any], config: TrainConfig, out: Path) -> None:
+def _refuse_other(state: Mapping[str, Any], config: TrainConfig, out: Path, parts: Parts) -> None:
     before, now = state[STATE]["config"], config.identity
     differ = [key for key in now if before.get(key) != now[key]]
     if differ:
         raise UsageError(
             f"--resume: the config is not the one of the training in {out}: {', '.join(differ)} changed; only epochs, "
             "hours, validation and patience may"
+        )
+    if state.get(IMAGES, parts.digest) != parts.digest:
+        raise UsageError(
+            f"--resume: the training in {out} is about other images or another split of them; now there are "
+            f"{parts.about} (is it a fold? then give --folds and the folder around it)"
         )
 
 
@@ -270,13 +339,15 @@ _KNOWN = (
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's remarks on what is meant as it is away from the user; warnings of others stay."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for text in _KNOWN:
                 warnings.filterwarnings("ignore", message=f".*{text}.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,17 @@ from cellkit.train.config import ConfigError, TrainConfig, recipe_faults
 from cellkit.train.crops import CropRules, DenseTargets, Pictures, TrainingCrops, TruthKind, preprocessing
 from cellkit.train.splits import Split, balanced_weights, hold_out, read_split, split_of
 
-__all__ = ["Crops", "Parts", "open_crops", "open_parts", "with_classes", "write_sheet"]
+__all__ = [
+    "Crops",
+    "Parts",
+    "open_crops",
+    "open_parts",
+    "open_split",
+    "parts_of",
+    "place_of",
+    "with_classes",
+    "write_sheet",
+]
 
 _LEARNT: dict[str, tuple[str, ...]] = {"boxes": ("labels", "boxes", "instances"), "masks": ("labels", "instances")}
 """What of a data set's truth a detector can learn from, by its head."""
@@ -32,7 +43,7 @@ class Parts:
     """The images to train on and those to validate on; what they are, in words, is for the card.
 
     `gives` is what the truth of all of them holds. For a detector, `classes` are those that the objects are numbered
-    by, and `notes` what a user should know of them.
+    by, and `notes` what a user should know of them. `dataset` is where they are from, where that is known.
     """
 
     folder: Path
@@ -42,6 +53,13 @@ class Parts:
     about: str
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    dataset: Dataset | None = None
+
+    @property
+    def digest(self) -> str:
+        """The first 16 digits of the sha256 of the names of the images, each with its part."""
+        names = "".join(f"{pair.split}\t{pair.name}\n" for pair in (*self.train, *self.val))
+        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
@@ -50,15 +68,32 @@ def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
     Raises `UsageError` where there is none, a part is empty, or its classes are not those of a detector, `FormatError`
     where a split cuts a group.
     """
+    rules = config.data
+    dataset, split, told = open_split(config, folder)
+    if not any(row.part for row in split):
+        share = hold_out(split, stratify=rules.balance, seed=config.loop.seed)
+        names = {"train": rules.train, "val": rules.val}
+        split = replace(share, rows=tuple(replace(row, part=names[row.part]) for row in share))
+        told = f"a fifth of the groups drawn for validation with seed {config.loop.seed}"
+    train, val = split.part(rules.train).pairs(dataset), split.part(rules.val).pairs(dataset)
+    return parts_of(config, place_of(config, folder), dataset, (train, val), told)
+
+
+def place_of(config: TrainConfig, folder: str | Path | None) -> Path:
+    """Return where the data set is. Raises `UsageError` where none is named."""
     if folder is None and not config.data.folder:
         raise UsageError("data.folder: no data set is named; say `data: {folder: DIR}`, or --data DIR")
-    where = Path(folder) if folder is not None else config.folder / config.data.folder
-    rules = config.data
-    dataset = open_dataset(where, layout=rules.layout, allow_missing=True)  # type: ignore[arg-type]
-    split, told = _split(dataset, config)
-    train, val = split.part(rules.train).pairs(dataset), split.part(rules.val).pairs(dataset)
-    if rules.balance:
-        split.values(rules.balance)  # a column that is not there is told before anything is read
+    return Path(folder) if folder is not None else config.folder / config.data.folder
+
+
+def parts_of(
+    config: TrainConfig, where: Path, dataset: Dataset, pairs: tuple[tuple[Pair, ...], tuple[Pair, ...]], told: str
+) -> Parts:
+    """Return these images of `dataset`, to train on and to validate on; `told` says how they were chosen.
+
+    Raises `UsageError` where their truth is nothing that the network learns from.
+    """
+    train, val = pairs
     learnt = _LEARNT.get(config.model.head, ("labels", "classes"))
     gives = tuple(kind for kind in learnt if all(kind in pair.truth.gives for pair in (*train, *val)))
     if not gives:
@@ -71,7 +106,22 @@ def open_parts(config: TrainConfig, folder: str | Path | None = None) -> Parts:
         notes += _large(config, (*train, *val))
         train, val = (numbered(part, dataset.classes, classes) for part in (train, val))
     about = f"{where.resolve().name}: {len(train):,} images to train on, {len(val):,} to validate on; {told}"
-    return Parts(where, train, val, gives, about, classes, notes)
+    return Parts(where, train, val, gives, about, classes, notes, dataset)
+
+
+def open_split(config: TrainConfig, folder: str | Path | None = None) -> tuple[Dataset, Split, str]:
+    """Open the data set of `config` (or that in `folder`); return it, parts and groups, and what to say of them.
+
+    Where the split file names no group of an image, that of the data set counts. Raises what `open_parts` raises.
+    """
+    where = place_of(config, folder)
+    dataset = open_dataset(where, layout=config.data.layout, allow_missing=True)  # type: ignore[arg-type]
+    split, told = _split(dataset, config)
+    groups = {pair.name: pair.group for pair in dataset}
+    split = replace(split, rows=tuple(replace(row, group=row.group or groups.get(row.name, "")) for row in split))
+    if config.data.balance:
+        split.values(config.data.balance)  # a column that is not there is told before anything is read
+    return dataset, split, told
 
 
 def _large(config: TrainConfig, pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -104,9 +154,7 @@ def with_classes(config: TrainConfig, parts: Parts) -> TrainConfig:
 
 
 def _split(dataset: Dataset, config: TrainConfig) -> tuple[Split, str]:
-    """Return parts and groups of the images, and what to say of them."""
-    import hashlib
-
+    """Return what the split file says, or the data set itself, and what to say of that."""
     name = config.data.split
     path = config.folder / name if name and (config.folder / name).is_file() else dataset.folder / (name or "split.csv")
     if name and not path.is_file():
@@ -116,11 +164,6 @@ def _split(dataset: Dataset, config: TrainConfig) -> tuple[Split, str]:
         split, told = read_split(path), f"split file {path.name}, sha256 {digest}"
     else:
         split, told = split_of(dataset), "parts as the data set has them"
-    if not any(row.part for row in split):
-        share = hold_out(split, stratify=config.data.balance, seed=config.loop.seed)
-        names = {"train": config.data.train, "val": config.data.val}
-        split = replace(share, rows=tuple(replace(row, part=names[row.part]) for row in share))
-        told = f"a fifth of the groups drawn for validation with seed {config.loop.seed}"
     return split, told
 
 

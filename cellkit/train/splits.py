@@ -29,7 +29,7 @@ __all__ = [
 
 _NAMES = ("id", "name", "file", "filename", "image")
 _PARTS = ("part", "split", "set", "subset")
-_GROUPS = ("group", "patient", "slide", "plate")
+_GROUPS = ("group", "patient", "slide", "plate", "field")
 _FOLD = "fold"
 
 
@@ -124,7 +124,7 @@ def read_split(path: str | Path) -> Split:
     """Read a CSV file with one row for each image.
 
     Its column of names is called id, name, file, filename or image; part (or split, set, subset), group (or patient,
-    slide, plate) and fold are read where they are there; all others become `fields`. A suffix of a file's name is left
+    slide, plate, field) and fold are read where they are there; all others become `fields`. A suffix of a file is left
     out, as data sets do.
 
     Raises `FormatError` where there is no column of names, a name occurs twice, or a group lies in two parts or folds.

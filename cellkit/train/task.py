@@ -17,6 +17,7 @@ from cellkit.core.errors import CellkitError
 from cellkit.train.config import TrainConfig
 from cellkit.train.ema import Ema
 from cellkit.train.optimisers import build_optimiser
+from cellkit.train.ranks import everywhere
 from cellkit.train.schedules import RateSchedule, build_schedule
 
 __all__ = ["BATCH_FILE", "STATE", "Diverged", "TrainingTask", "build_network"]
@@ -25,6 +26,8 @@ STATE = "cellkit"
 """The key of a checkpoint under which stands what Lightning does not know of."""
 BATCH_FILE = "diverged.npz"
 _SHOWN = 8
+_Seen = tuple[Mapping[str, Any], Tensor, Tensor]
+"""A batch, its loss, and whether that is finite in every process."""
 
 
 class Diverged(CellkitError):
@@ -81,7 +84,7 @@ class TrainingTask(lightning.LightningModule):
         self.schedule: RateSchedule | None = None
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
-        self._unseen: tuple[Mapping[str, Any], Tensor] | None = None
+        self._unseen: _Seen | None = None
 
     def on_fit_start(self) -> None:
         """Bring the running mean to the device of the weights."""
@@ -117,14 +120,15 @@ class TrainingTask(lightning.LightningModule):
         On a GPU it is the loss of the step before: looking at the present one would mean waiting for it, and nothing
         is kept before the end of the epoch, where `check` looks at the last one.
         """
-        seen: tuple[Mapping[str, Any], Tensor] | None = (batch, loss)
+        seen: _Seen | None = (batch, loss, everywhere(torch.isfinite(loss)))
         if loss.device.type != "cpu":
             seen, self._unseen = self._unseen, seen
         self._refuse(seen)
 
-    def _refuse(self, seen: tuple[Mapping[str, Any], Tensor] | None) -> None:
-        if seen is not None and not bool(torch.isfinite(seen[1])):
-            raise Diverged(self._tell(seen[0], float(seen[1])))
+    def _refuse(self, seen: _Seen | None) -> None:
+        if seen is not None and not bool(seen[2]):
+            batch, loss, _ = seen
+            raise Diverged(self._elsewhere() if bool(torch.isfinite(loss)) else self._tell(batch, float(loss)))
 
     def arrays(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Return the tensors of a batch as arrays to be written out, `image` (n, c, y, x) among them."""
@@ -184,6 +188,14 @@ class TrainingTask(lightning.LightningModule):
         if self.ema is not None:
             network.load_state_dict({name: value.cpu() for name, value in self.ema.mean.items()})
         return network.float().eval()
+
+    def _elsewhere(self) -> str:
+        """Return the message where the batch of another process is the trouble, which that one writes."""
+        path = self.folder / BATCH_FILE
+        return (
+            f"the loss of another process is not finite in epoch {self.current_epoch + 1}; its batch is in {path}; "
+            f"{_ADVICE}"
+        )
 
     def _tell(self, batch: Mapping[str, Any], loss: float) -> str:
         """Write the batch and return the message."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +94,7 @@ def audit(
             f"audit: tiny {tiny}, overlap {overlap}, alike {alike}: wanted tiny >= 0, the others above 0 and at most 1"
         )
     findings = [Finding("missing", one.name, f"no {one.what}: {one.where}") for one in dataset.missing]
+    findings += _cut_groups(dataset)
     objects = 0
     classes: Counter[int] = Counter()
     looks: list[copies.Look] = []
@@ -115,6 +116,20 @@ def audit(
     known = dict(enumerate(dataset.classes))
     present = {known.get(number, f"value {number}"): classes[number] for number in sorted({*classes, *known})}
     return Audit(dataset, len(dataset), objects, present if classes else {}, tuple(findings))
+
+
+def _cut_groups(dataset: Dataset) -> Iterator[Finding]:
+    """Yield a finding for each group of which some images are in one part of the split and some in another."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in dataset:
+        if pair.group and pair.split:
+            groups.setdefault(pair.group, []).append(pair)
+    for group, pairs in groups.items():
+        parts = Counter(pair.split for pair in pairs)
+        if len(parts) > 1:
+            other = next(pair.name for pair in pairs if pair.split != pairs[0].split)
+            sides = " and ".join(f"{count:,} in {part}" for part, count in parts.items())
+            yield Finding("cut group", pairs[0].name, f"of the group {group}, {sides}", other=other)
 
 
 def _look(pair: Pair, tiny: int, overlap: float) -> _Looked:

@@ -11,6 +11,7 @@ CHECKS: dict[str, str] = {
     "unreadable": "an image or its truth is damaged",
     "size": "truth and image differ in size",
     "leak": "an image and its near copy are in different parts of the split",
+    "cut group": "images of one group are in different parts of the split",
     "near copy": "an image and its near copy (the same field again) are not in one group",
     "other truth": "an image and its near copy have different truth",
     "noise": "an image shows nothing above its noise",
