@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -209,6 +210,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self.epochs = self.steps = self.done = 0
+        self.seconds = math.inf
         self.last = self.began = time.perf_counter()
 
     def __enter__(self) -> _Lines:
@@ -217,8 +219,8 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def start(self, epochs: int, steps: int, done: int) -> None:
-        self.epochs, self.steps, self.done = epochs, steps, done
+    def start(self, epochs: int, steps: int, done: int, seconds: float = math.inf) -> None:
+        self.epochs, self.steps, self.done, self.seconds = epochs, steps, done, seconds
         self.began = time.perf_counter()
         self.note(f"{epochs - done:,} epochs of {steps:,} steps to go" if done else f"{epochs:,} epochs of {steps:,} steps")  # fmt: skip # noqa: E501
 
@@ -240,7 +242,8 @@ class _Lines:
         total = (self.epochs - self.done) * self.steps
         if not 0 < done < total:
             return ""
-        return f", {(time.perf_counter() - self.began) / done * (total - done):,.0f} s left"
+        taken = time.perf_counter() - self.began
+        return f", {max(0.0, min(taken / done * (total - done), self.seconds - taken)):,.0f} s left"
 
     def note(self, text: str) -> None:
         click.echo(text, err=True)

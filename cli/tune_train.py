@@ -44,6 +44,7 @@ def tune_training(ctx: click.Context, options: TuneGiven) -> None:
 
 
 def _tuned(options: TuneGiven, show: Lines) -> tuple[ConfigTuning, Asked]:
+    from cellkit.core import UsageError
     from cellkit.train.config import read_config
     from cellkit.train.parts import open_parts
     from cellkit.tune.config_output import Asked, write
@@ -59,6 +60,8 @@ def _tuned(options: TuneGiven, show: Lines) -> tuple[ConfigTuning, Asked]:
     space = config_space(config, options.vary)
     for note in space.notes:
         show.say(f"note: {note}")
+    if config.loop.devices != 1 or config.loop.nodes != 1:
+        raise UsageError("loop.devices: a search runs in one process; tune with devices: 1, then train on more")
     parts = open_parts(config, options.data)
     state, folder = state_file(options), _folder(options)
     left = None if seconds is None else max(0.0, seconds - (time.monotonic() - started))

@@ -311,3 +311,21 @@ def test_a_start_from_trained_weights_begins_where_they_end(cells, tmp_path):
     other = {**model, "start": start, "parameters": {"width": 8, "depth": 2, "most": 32}}
     with pytest.raises(UsageError, match="not of the shape"):
         build_network(config_of(cells, "sigmoid", model=other))
+
+
+def test_narrow_networks_are_trained_on_a_cpu_without_the_layout_that_kills_the_process():
+    """The backward pass of such a convolution, channels last, writes beyond its memory in torch 2.14.1."""
+    code = (
+        "import torch\n"
+        "from cellkit.models import build\n"
+        "from cellkit.train.task import layout_of\n"
+        "network = build('unet-compact', 1, 3, {'width': 8, 'depth': 2})\n"
+        "layout = layout_of(network, torch.device('cpu'))\n"
+        "network.to(memory_format=layout)\n"
+        "for _ in range(10):\n"
+        "    network(torch.rand(4, 1, 128, 128).contiguous(memory_format=layout)).sum().backward()\n"
+        "wide = build('unet-compact', 1, 3, {'width': 16, 'depth': 2})\n"
+        "print(layout, layout_of(wide, torch.device('cpu')), layout_of(network, torch.device('cuda')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["torch.contiguous_format", "torch.channels_last", "torch.channels_last"]

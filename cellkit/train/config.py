@@ -291,6 +291,8 @@ def _check_together(config: TrainConfig, faults: list[Fault]) -> None:
         faults.append(Fault("loop.crop", f"{config.loop.crop} is no multiple of {divisor}", f"e.g. {near}"))
     if config.loop.pace == "hours" and not config.loop.hours:
         faults.append(Fault("loop.pace", "there are no hours to run over", "e.g. loop: {hours: 2, pace: hours}"))
+    if config.loop.pace == "hours" and (config.loop.devices != 1 or config.loop.nodes != 1):
+        faults.append(Fault("loop.pace", "several processes would not agree on the speed so far", "pace: epochs"))
     if config.model.start:
         here = config.folder / config.model.start
         try:

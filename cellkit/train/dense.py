@@ -50,7 +50,7 @@ class DenseTask(TrainingTask):
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """Return the loss of a batch. Raises `Diverged`, the batch written out, where it is not finite."""
-        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        image = batch["image"].contiguous(memory_format=self.layout)
         logits = self.network(image)
         loss = self.criterion(logits, {key: value for key, value in batch.items() if key not in ("image", "name")})
         return self.account(batch, loss, self.criterion.parts)

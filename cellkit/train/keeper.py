@@ -28,8 +28,8 @@ IMAGES = "cellkit_images"
 class Show(Protocol):
     """Is told how the training goes."""
 
-    def start(self, epochs: int, steps: int, done: int) -> None:
-        """So many epochs of so many steps lie ahead, some of which are done."""
+    def start(self, epochs: int, steps: int, done: int, seconds: float = math.inf) -> None:
+        """So many epochs of so many steps lie ahead, some of which are done, and at most so many seconds."""
 
     def step(self, epoch: int, step: int) -> None:
         """Epoch and step, from 1, are done."""
@@ -44,7 +44,7 @@ class Show(Protocol):
 class Silent:
     """A `Show` that shows nothing."""
 
-    def start(self, epochs: int, steps: int, done: int) -> None: ...  # noqa: D102
+    def start(self, epochs: int, steps: int, done: int, seconds: float = math.inf) -> None: ...  # noqa: D102
     def step(self, epoch: int, step: int) -> None: ...  # noqa: D102
     def epoch(self, row: Mapping[str, Any]) -> None: ...  # noqa: D102
     def note(self, text: str) -> None: ...  # noqa: D102
@@ -92,11 +92,12 @@ class Keeper(lightning.Callback):
         loop = self.task.config.loop
         # A schedule over the hours ends within them, at its lowest rate.
         ahead = float(self.task.history[-1]["seconds"]) if loop.pace == "hours" and self.task.history else 0.0
-        if self._hours() + ahead >= self.clock.total:
+        if self.taken() + ahead >= self.clock.total:
             return "hours"
         return "patience" if loop.patience and self.task.waited >= loop.patience else ""
 
-    def _hours(self) -> float:
+    def taken(self) -> float:
+        """Return the seconds that all epochs so far have taken, those of earlier runs among them."""
         return sum(float(row["seconds"]) for row in self.task.history)
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -105,7 +106,7 @@ class Keeper(lightning.Callback):
         schedule = self.task.schedule
         if schedule is not None and self.task.config.loop.pace == "hours" and self.task.history:
             done = schedule.last_epoch
-            schedule.total = max(done + 1, round(done * self.clock.total / self._hours()))
+            schedule.total = max(done + 1, round(done * self.clock.total / self.taken()))
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Tell of the step; stop where the time is over, dropping the epoch, unless this was its last step."""

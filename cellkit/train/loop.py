@@ -33,7 +33,7 @@ from cellkit.train.parts import Crops, Parts, open_crops, open_parts, with_class
 from cellkit.train.ranks import Ranks, choose_ranks, end_others, end_with, strategy_of
 from cellkit.train.record import Record, told
 from cellkit.train.targets import DENSE_HEADS
-from cellkit.train.task import STATE, Diverged, TrainingTask, build_network
+from cellkit.train.task import STATE, Diverged, TrainingTask, build_network, layout_of
 from cellkit.train.validate import Validator, figures
 
 __all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "train"]
@@ -123,7 +123,8 @@ def train(
             show.note(note)
         if done < config.loop.epochs and not keeper.over():
             crops.pictures.fill()
-            show.start(config.loop.epochs, config.loop.steps, done)
+            left = min(keeper.clock.left(), keeper.clock.total - keeper.taken())
+            show.start(config.loop.epochs, config.loop.steps, done, left)
             _fit(task, crops, keeper, (place, ranks), out / LAST if state is not None else None)
         report = _ended(task, keeper, validator, show)
         report = replace(report, notes=(*notes, *report.notes))
@@ -165,7 +166,8 @@ def _fit(
         persistent_workers=config.loop.workers > 0,
         prefetch_factor=4 if config.loop.workers else None,
     )
-    task.network.to(memory_format=torch.channels_last)
+    task.layout = layout_of(task.network, device)
+    task.network.to(memory_format=task.layout)
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=True)

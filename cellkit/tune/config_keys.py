@@ -25,8 +25,12 @@ _JUDGES = "trials would no longer be judged alike"
 _SAME = "no score hangs on it"
 KEPT = {
     **{f"data.{name}": _JUDGES for name in ("folder", "layout", "split", "train", "val", "invalid", "ignore")},
-    **{f"loop.{name}": _JUDGES for name in ("hours", "validate", "patience")},
-    **dict.fromkeys(("data.cache", "loop.workers", "name", "licence", "baseline", "cellkit_train"), _SAME),
+    **{f"loop.{name}": _JUDGES for name in ("hours", "pace", "validate", "patience")},
+    **{f"loop.{name}": "a search runs in one process" for name in ("devices", "nodes", "strategy")},
+    **dict.fromkeys(
+        ("data.cache", "data.audit", "model.stored", "loop.workers", "name", "licence", "baseline", "cellkit_train"),
+        _SAME,
+    ),
     **dict.fromkeys(("metric", "recipe", "trains"), _JUDGES),
     "loop.seed": "a lucky seed makes no better config",
     "model.channels": "it follows from the steps before",

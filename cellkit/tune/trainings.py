@@ -89,7 +89,7 @@ class Trainings:
         before = next((trial for trial in done if trial.values == values), None)
         if before is not None:
             return Outcome(before.score, before.failed, before.curve, before.pruned, f"as trial {before.number}")
-        config, faults = self._config(values, _SEARCH)
+        config, faults = self._config(values, _SEARCH, audit=not done)
         if config is None:
             return Outcome(0.0, 1, note="; ".join(map(str, faults)))
         folder = self.folder / f"{len(done):03d}"
@@ -129,7 +129,7 @@ class Trainings:
 
         None where the time is over; the next call goes on. Raises `CellkitError` where it cannot be trained.
         """
-        config, faults = self._config(values, _FINAL)
+        config, faults = self._config(values, _FINAL, audit=not number)
         if config is None:
             raise UsageError("; ".join(map(str, faults)))
         folder = self.folder / f"final-{number:03d}"
@@ -149,13 +149,15 @@ class Trainings:
             raise
         return (config, folder) if report.finished else None
 
-    def _config(self, values: Mapping[str, Any], table: str) -> tuple[TrainConfig | None, list[Fault]]:
+    def _config(self, values: Mapping[str, Any], table: str, *, audit: bool) -> tuple[TrainConfig | None, list[Fault]]:
+        """Return the config of a training; the same images need no second `audit`."""
         path = (self.folder / table).resolve()
         try:
             split = Path(os.path.relpath(path, self.space.config.folder.resolve())).as_posix()
         except ValueError:  # on another drive
             split = str(path)
-        return self.space.checked(values, {"split": split, "train": "train", "val": "val"})
+        data = {"split": split, "train": "train", "val": "val"}
+        return self.space.checked(values, data if audit else {**data, "audit": "off"})
 
     def _train(self, config: TrainConfig, folder: Path, left: float, show: Silent) -> Report:
         limit = None if math.isinf(left) else max(left, 0.0)
