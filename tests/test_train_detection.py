@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 import cellkit as ck
-from cellkit.core import Boxes, FormatError, Instances, UsageError
+from cellkit.core import Boxes, CellkitError, FormatError, Instances, UsageError
 from cellkit.io.datasets import Pair
 from cellkit.io.datasets.truth import Truth
 from cellkit.metrics import boxes, instance
@@ -240,8 +240,11 @@ def test_boxes_that_are_not_sound_are_refused_or_dropped(boxed, tmp_path):
     objects = [("disc", 10, 10, 25, 25), ("ring", 30, 30, 30, 45), ("ring", 40, 40, 55, 70)]
     for name in ("c1", "c4"):  # one to train on, one to validate on
         (boxed / "annotations" / f"{name}.xml").write_text(voc(f"{name}.png", 64, objects))
+        unaudited = config_of(boxed, "boxes", data={"folder": ".", "audit": "off"})
         with pytest.raises(FormatError, match=rf"{name}\.xml: box .*has no extent"):
-            train(config_of(boxed, "boxes"), tmp_path / "run", device="cpu")
+            train(unaudited, tmp_path / "run", device="cpu")
+        with pytest.raises(CellkitError, match=rf"{name}.*has no extent"):  # the audit names them all
+            train(config_of(boxed, "boxes"), tmp_path / "audited", device="cpu")
         if name == "c1":
             draw(tmp_path / "sound", "boxes", images=5)
             (boxed / "annotations" / "c1.xml").write_bytes((tmp_path / "sound/annotations/c1.xml").read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -243,8 +244,8 @@ class Noted(Silent):
         self.begun: list[int] = []
         self.now = 0.0
 
-    def start(self, *numbers: int) -> None:
-        self.begun.append(numbers[-1])
+    def start(self, _epochs: int, _steps: int, done: int, _seconds: float = math.inf) -> None:
+        self.begun.append(done)
 
     def step(self, *_: int) -> None:
         self.now += 1
