@@ -10,8 +10,8 @@ overlap, what makes objects of the output, and that Cellpose 3 first scales an i
 Speed depends on the weights' shapes alone, so random ones serve for all but `nuclei`; nothing is downloaded. `nuclei`
 is timed as `predict` runs it, once in float32 and once in the format that it chooses on this machine.
 
-Seen on two cores of an AMD EPYC server with avx512_bf16, 512 px, seconds a megapixel: `nuclei` 0.34 in bfloat16 and 0.64
-in float32, StarDist 1.68 (grid 1, its default) and 0.58 (grid 2), Cellpose 4 38.9.
+Seen on two cores of an AMD EPYC server with avx512_bf16, 512 px, seconds a megapixel: `nuclei` 0.34 in bfloat16 and
+0.64 in float32, StarDist 1.68 (grid 1, its default) and 0.58 (grid 2), Cellpose 4 38.9.
 """
 
 from __future__ import annotations
