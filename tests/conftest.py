@@ -28,6 +28,17 @@ def data_folder() -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread():
+    """Let torch compute on one thread: small networks are no quicker on more, and results hang on nothing else."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def cellkit():
     """Run the installed `cellkit` in a subprocess; returns the finished process with its output as text."""

@@ -22,12 +22,7 @@ DETECTORS = [name for name, spec in ALL.items() if spec.task != "dense"]
 WITH_HUB = [name for name, spec in ALL.items() if "encoder_weights" in spec.parameters]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,7 @@ from torch import nn  # noqa: E402
 
 from cellkit.models.probe import activation_bytes, reach  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def convolution(kernel, **more):

@@ -29,12 +29,7 @@ from cellkit.train.parts import open_parts  # noqa: E402
 LITTLE = {"epochs": 1, "steps": 1, "validate": 1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -36,12 +36,7 @@ from tiny_models import tiny
 SIZES = [(40, 50), (64, 64), (9, 70), (30, 31)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scene(size, seed):

@@ -37,12 +37,7 @@ from cellkit.train.validate import Validator  # noqa: E402
 SHORT = {"epochs": 2, "steps": 4, "validate": 1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

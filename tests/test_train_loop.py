@@ -31,13 +31,7 @@ from cellkit.train.loop import train  # noqa: E402
 from cellkit.train.parts import open_crops, open_parts  # noqa: E402
 from cellkit.train.validate import Validator  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

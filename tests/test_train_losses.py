@@ -23,12 +23,7 @@ FITS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def case(head: str, seed: int = 0, dtype: torch.dtype = torch.float64, soft: bool = True):

@@ -19,13 +19,7 @@ from cellkit.train.ema import Ema
 from cellkit.train.optimisers import OPTIMISERS, build_optimiser, parameter_groups
 from cellkit.train.schedules import SCHEDULES, build_schedule, rate_factor
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(seed: int = 0) -> nn.Module:

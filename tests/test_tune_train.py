@@ -33,12 +33,7 @@ from cellkit_cli.main import cli  # noqa: E402
 SHORT = {"epochs": 3, "steps": 8, "validate": 1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
