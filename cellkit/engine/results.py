@@ -61,12 +61,12 @@ def write_results(plan: Plan, manifest: Manifest, result: BatchResult, account: 
         _write_account(path, plan, manifest, result, account)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of cellkit, Python and the libraries that results hang on."""
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of cellkit, Python and the libraries that results hang on, and of those called `more`."""
     from cellkit import __version__
 
     found = {"cellkit": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cellkit.core import Recipe
 from cellkit.core.recipe import dump
+from cellkit.engine.results import versions
 from cellkit.io import atomic
 from cellkit.train.optimisers import OPTIMISERS
 from cellkit.train.schedules import SCHEDULES
@@ -103,7 +103,7 @@ class Record:
     def __init__(self, out: Path, values: Mapping[str, Any]) -> None:
         self.path = out / RECORD
         self.values = {"cellkit_training": _VERSION, "started": _now(), **values}
-        self.values |= {"versions": _versions(), "state": "running", "reason": "", "notes": []}
+        self.values |= {"versions": versions(*_PACKAGES), "state": "running", "reason": "", "notes": []}
         before = _before(self.path)
         self.values["started"] = before.get("started", self.values["started"])
         self._write()
@@ -131,18 +131,6 @@ def _before(path: Path) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    from cellkit.engine.results import versions
-
-    found = versions()
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class RunPage:
