@@ -90,30 +90,35 @@ def resize(
     *,
     size: Annotated[int | tuple[int, int] | None, Span(1, 100_000, "px")] = None,
     factor: Annotated[float | None, Span(0.001, 100)] = None,
+    longest: Annotated[int | None, Span(1, 100_000, "px")] = None,
     standard: Annotated[float | None, Span(1, 10_000, "px")] = None,
     diameter: Annotated[float | None, Span(1, 10_000, "px")] = None,
 ) -> Frame:
     """Run the inner steps on a smaller or larger picture, and bring their layers back to the outer size.
 
     `size` is height and width, or one number for both (which changes the proportions of a picture that is no square);
-    `factor` multiplies both sides; `standard` is how wide objects should be inside, and `diameter` how wide they are
-    in the picture, which keeps its size where nobody says. Images, probabilities and fields are averaged by area on an
-    axis that shrinks and interpolated linearly on one that grows; masks, classes and labels take the nearest value;
-    boxes are scaled. The values of a field (a distance, say) are not.
+    `factor` multiplies both sides; `longest` is what the longer side becomes; `standard` is how wide objects should be
+    inside, and `diameter` how wide they are in the picture, which keeps its size where nobody says. Images,
+    probabilities and fields are averaged by area on an axis that shrinks and interpolated linearly on one that grows;
+    masks, classes and labels take the nearest value; boxes are scaled. The values of a field (a distance, say) are
+    not.
 
-    Raises `StageError` unless exactly one of `size`, `factor` and `standard` is given, for `diameter` without
-    `standard`, and where the picture would have sides of more than 100,000 px.
+    Raises `StageError` unless exactly one of `size`, `factor`, `longest` and `standard` is given, for `diameter`
+    without `standard`, and where the picture would have sides of more than 100,000 px.
     """
     _refuse_empty("resize", shape)
-    given = [name for name, value in (("size", size), ("factor", factor), ("standard", standard)) if value is not None]
+    rules = {"size": size, "factor": factor, "longest": longest, "standard": standard}
+    given = [name for name, value in rules.items() if value is not None]
     if len(given) != 1:
         raise StageError(
-            f"resize: wanted either size or factor or standard, got {' and '.join(given) or 'none of them'}; give one"
+            f"resize: wanted one of {', '.join(rules)}, got {' and '.join(given) or 'none of them'}; give one"
         )
     if diameter is not None and standard is None:
         raise StageError(f"resize: a diameter of {diameter:g} px needs `standard`, how wide objects should be inside")
     if size is not None:
         return ScaledFrame(shape, _both(size))
+    if longest is not None:
+        factor = longest / max(shape)
     if standard is not None:
         factor = standard / diameter if diameter is not None else 1.0
     inner = tuple(max(1, round(side * (factor or 1.0))) for side in shape)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cellkit.core import UsageError
 from cellkit.core.errors import CellkitError
+from cellkit.models.store import Located
 from cellkit.train.config import TrainConfig
 from cellkit.train.ema import Ema
 from cellkit.train.optimisers import build_optimiser
@@ -38,9 +39,12 @@ class Diverged(CellkitError):
 def build_network(config: TrainConfig) -> nn.Module:
     """Return the network of `config` with the weights it starts from: drawn with the seed, or those of `model.start`.
 
+    Of a network of other classes all is taken but the layers that hang on how many there are, of one of other input
+    channels all but those that read them: these are drawn with the seed.
+
     Raises `UsageError` where `model.start` is another network.
     """
-    from cellkit.models import build, find_model, load_network
+    from cellkit.models import build, find_model
 
     model = config.model
     with torch.random.fork_rng(devices=[]):
@@ -48,18 +52,30 @@ def build_network(config: TrainConfig) -> nn.Module:
         network: nn.Module = build(model.architecture, model.channels, len(model.outputs), dict(model.parameters))
     if model.start:
         here = config.folder / model.start
-        located = find_model(str(here) if here.exists() else model.start)
-        weights = load_network(located).state_dict()
-        own = network.state_dict()
-        differ = [n for n in own.keys() | weights.keys() if n not in own or n not in weights or own[n].shape != weights[n].shape]  # fmt: skip # noqa: E501
-        if differ:
-            raise UsageError(
-                f"model.start: {located.name} is not of the shape of this network: {len(differ)} tensors differ, such "
-                f"as {min(differ)}; its architecture is {located.card.architecture}, its parameters "
-                f"{dict(located.card.parameters)}"
-            )
-        network.load_state_dict(weights)
+        _begin_with(network, config, find_model(str(here) if here.exists() else model.start))
     return network
+
+
+def _begin_with(network: nn.Module, config: TrainConfig, located: Located) -> None:
+    """Take over the weights of `located` that mean the same in `network`. Raises `UsageError` for another network."""
+    from cellkit.models import build, load_network
+
+    model, card = config.model, located.card
+    weights, own = load_network(located).state_dict(), network.state_dict()
+    same = {name for name in own.keys() & weights.keys() if own[name].shape == weights[name].shape}
+    differ = (own.keys() | weights.keys()) - same
+    free: set[str] = set()
+    if (model.channels, model.outputs) != (card.channels, card.classes):
+        channels = model.channels + (model.channels != card.channels)
+        with torch.device("meta"):  # shapes only: what a network of other classes, or channels, has otherwise
+            other = build(model.architecture, channels, len(model.outputs) + 1, dict(model.parameters))
+        free = {name for name, tensor in other.state_dict().items() if tensor.shape != own[name].shape}
+    if differ - free:
+        raise UsageError(
+            f"model.start: {located.name} is not of the shape of this network: {len(differ)} tensors differ, such "
+            f"as {min(differ)}; its architecture is {card.architecture}, its parameters {dict(card.parameters)}"
+        )
+    network.load_state_dict({name: tensor for name, tensor in weights.items() if name not in free}, strict=False)
 
 
 def layout_of(network: nn.Module, device: torch.device) -> torch.memory_format:
