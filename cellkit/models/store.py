@@ -29,6 +29,8 @@ ENVIRONMENT = "CELLKIT_MODELS"
 """The environment variable that names folders of models, separated as PATH is."""
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
+RUN_FILE = "model.safetensors"
+"""What a training leaves in the folder of its run."""
 _SUFFIXES = (".safetensors", ".onnx")
 
 
@@ -57,9 +59,10 @@ class Located:
 
 
 def find_model(name: str) -> Located:
-    """Return the model called `name`, or the one at the path `name`: a file, a folder with a card, or its card.
+    """Return the model called `name`, or the one at the path `name`: a file, a folder, or a card.
 
-    Names are looked up in the folders that `folders` gives. The weights need not be there: see `Located`.
+    A folder holds a card, or is that of a training. Names are looked up in the folders that `folders` gives. The
+    weights need not be there: see `Located`.
 
     Raises `UsageError` where there is no such model, with what was likely meant; `FormatError` for a file that holds
     no model, saying what it is.
@@ -129,7 +132,7 @@ def _is_path(name: str) -> bool:
 
 
 def _holds_model(folder: Path) -> bool:
-    return (folder / CARD_FILE).is_file() or (folder / WEIGHTS_FILE).is_file()
+    return any((folder / name).is_file() for name in (CARD_FILE, WEIGHTS_FILE, RUN_FILE))
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
@@ -169,12 +172,15 @@ def _open(name: str | None, path: Path) -> Located:
 
 def _open_folder(name: str | None, folder: Path, card_file: Path) -> Located:
     weights = folder / WEIGHTS_FILE
+    if not card_file.is_file() and not weights.is_file() and (folder / RUN_FILE).is_file():
+        return _open(name, folder / RUN_FILE)
     if card_file.is_file():
         card = parse_card(_text(card_file), str(card_file))
     elif weights.is_file():
         card = _embedded_card(weights)
     else:
-        raise UsageError(f"{folder}: no model: wanted {CARD_FILE} or {WEIGHTS_FILE} in the folder")
+        wanted = f"{CARD_FILE}, {WEIGHTS_FILE} or, of a training, {RUN_FILE}"
+        raise UsageError(f"{folder}: no model: wanted {wanted} in the folder")
     return Located(name or card.name, card, folder, weights if weights.is_file() else None)
 
 

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def glas(data: Dataset) -> Split:
-    """Hold out a fifth of the visual fields: images of one field are never on both sides, benign and malignant balanced."""
+    """Hold out a fifth of the visual fields, never a part of one, benign and malignant balanced."""
     rows = (Row(row.name, group=row.value("field"), fields=row.fields) for row in split_of(data))
     return hold_out(Split(tuple(rows)), 0.2, stratify="grade")
 
