@@ -22,6 +22,7 @@ from cellkit.core import UsageError
 from cellkit.io import atomic
 from cellkit.models import Card, measure_context, save_model
 from cellkit.models.device import choose_device, choose_precision
+from cellkit.models.store import RUN_FILE
 from cellkit.train.auditing import look_through
 from cellkit.train.config import TrainConfig
 from cellkit.train.crops import EpochSampler, start_worker
@@ -38,7 +39,7 @@ from cellkit.train.validate import Validator, figures
 
 __all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "train"]
 
-MODEL, CONFIG, FOLDS = "model.safetensors", "config.yaml", "folds.json"
+MODEL, CONFIG, FOLDS = RUN_FILE, "config.yaml", "folds.json"
 _ASKS = 10
 """Steps after which several processes look at the clock together, each time waiting for one another."""
 _FIT = 0.005

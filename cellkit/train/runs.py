@@ -16,12 +16,13 @@ from cellkit.core import FormatError, UsageError
 from cellkit.core.errors import CellkitError
 from cellkit.core.recipe import YamlFault, load_yaml
 from cellkit.io import atomic
+from cellkit.models.store import RUN_FILE
 from cellkit.report.runs import Run, Score, number
 from cellkit.train.examples import EXAMPLES, read_examples
 
 __all__ = ["find_runs", "read_run", "write_page"]
 
-_MODEL, _CONFIG, _LOG, _RECORD = "model.safetensors", "config.yaml", "log.csv", "run.json"
+_MODEL, _CONFIG, _LOG, _RECORD = RUN_FILE, "config.yaml", "log.csv", "run.json"
 _FOLDS = "folds.json"
 _FOLD = re.compile(r"fold-(\d+)")
 _NO_WEIGHTS = ("running_mean", "running_var", "num_batches_tracked")
