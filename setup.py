@@ -76,6 +76,7 @@ setup(
             "pandas-stubs",
             "pycocotools>=2.0.7",
             "pytest>=8.0",
+            "pytest-xdist>=3.5",
             "roifile>=2024.1.10",
             "ruff>=0.9",
             "scikit-learn>=1.3",

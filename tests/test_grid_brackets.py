@@ -181,6 +181,15 @@ def test_resize_averages_down_interpolates_up_and_takes_the_nearest_label():
     np.testing.assert_array_equal(frame.leave(K["labels"], [inner]), labels)
 
 
+@settings(deadline=None, max_examples=60)
+@given(SIDES, SIDES, st.integers(1, 40))
+def test_the_longer_side_becomes_what_is_asked_for_and_the_other_keeps_its_proportion(h, w, longest):
+    inner = resize((h, w), longest=longest).inner
+    assert max(inner) == longest
+    assert abs(min(inner) - max(1, min(h, w) * longest / max(h, w))) <= 0.5
+    assert (inner[0] >= inner[1]) == (h >= w) or inner[0] == inner[1]
+
+
 def test_resize_with_more_channels_than_opencv_takes():
     image = np.random.default_rng(0).random((16, 16, 600), np.float32)
     frame = resize((16, 16), size=8)
@@ -211,6 +220,7 @@ def test_boxes_and_masks_of_instances_are_scaled():
         (lambda: pad((9, 20), size=16), "9 x 20, is larger than size 16 x 16"),
         (lambda: resize((9, 9)), "got none of them; give one"),
         (lambda: resize((9, 9), size=4, factor=2.0), "got size and factor; give one"),
+        (lambda: resize((9, 9), longest=4, factor=2.0), "got factor and longest; give one"),
         (lambda: resize((9, 9), factor=2.0, diameter=5.0), "a diameter of 5 px needs `standard`"),
         (lambda: resize((9, 90_000), standard=20.0, diameter=5.0), "would become 36 x 360,000; too large"),
         (lambda: tile((0, 9)), "at least 1 x 1 px, got 0 x 9"),

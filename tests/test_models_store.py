@@ -160,6 +160,18 @@ def test_a_folder_without_card_json_goes_by_its_weights(folder):
         find_model(str(folder / "x"))
 
 
+def test_the_folder_of_a_training_is_a_model(folder):
+    card = save_model(folder / "run" / "model.safetensors", tiny("unet", 1, 2, seed=1), card_of())
+    (folder / "run" / "log.csv").write_text("epoch,loss\n1,0.5\n")
+    for name in ("run", str(folder / "run"), str(folder / "run" / "model.safetensors")):
+        located = find_model(name)
+        assert located.card == card
+        assert same(load_network(located), tiny("unet", 1, 2, seed=1))
+    (folder / "run" / "model.safetensors").unlink()  # a training that has not come to its end
+    with pytest.raises(UsageError, match=r"of a training, model\.safetensors"):
+        find_model(str(folder / "run"))
+
+
 def test_a_card_may_be_edited_but_not_the_weights_exchanged(folder):
     card = save_model(folder / "x", tiny("unet", 1, 2, seed=1), card_of())
     text = (folder / "x" / "card.json").read_text()

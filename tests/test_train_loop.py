@@ -305,6 +305,29 @@ def test_a_start_from_trained_weights_begins_where_they_end(cells, tmp_path):
     other = {**model, "start": start, "parameters": {"width": 8, "depth": 2, "most": 32}}
     with pytest.raises(UsageError, match="not of the shape"):
         build_network(config_of(cells, "sigmoid", model=other))
+    in_folder = config_of(cells, "sigmoid", model={**model, "start": str(tmp_path / "one")})
+    assert all(torch.equal(again[name], value) for name, value in build_network(in_folder).state_dict().items())
+
+
+@pytest.mark.parametrize("change", ["classes", "channels", "both"])
+def test_a_start_from_other_classes_or_channels_draws_only_what_hangs_on_them_anew(cells, tmp_path, change):
+    from cellkit.models import Card, build, save_model
+
+    parameters = {"width": 8, "depth": 2, "most": 16}
+    channels, classes = (1 if change == "classes" else 3), (1 if change == "channels" else 4)
+    torch.manual_seed(5)
+    before = build("unet-compact", channels, classes, parameters)
+    names = ("cell", "a", "b", "c")[:classes]
+    card = Card("old", "unet-compact", "dense", channels, names, "sigmoid", parameters=parameters)
+    save_model(tmp_path / "old.safetensors", before, card)
+    model = {"architecture": "unet-compact", "head": "sigmoid", "classes": ["cell"], "parameters": parameters}
+    start = {**model, "start": str(tmp_path / "old.safetensors")}
+    after = build_network(config_of(cells, "sigmoid", model=start)).state_dict()
+    kept = {name for name, value in before.state_dict().items() if torch.equal(after[name], value)}
+    shapes = {name: value.shape for name, value in before.state_dict().items()}
+    differ = {name for name, value in after.items() if value.shape != shapes[name]}
+    assert differ
+    assert kept == after.keys() - differ
 
 
 def test_narrow_networks_are_trained_on_a_cpu_without_the_layout_that_kills_the_process():

@@ -68,7 +68,8 @@ def _begin_with(network: nn.Module, config: TrainConfig, located: Located) -> No
     if (model.channels, model.outputs) != (card.channels, card.classes):
         channels = model.channels + (model.channels != card.channels)
         with torch.device("meta"):  # shapes only: what a network of other classes, or channels, has otherwise
-            other = build(model.architecture, channels, len(model.outputs) + 1, dict(model.parameters))
+            outputs = len(model.outputs) + (model.outputs != card.classes)
+            other = build(model.architecture, channels, outputs, dict(model.parameters))
         free = {name for name, tensor in other.state_dict().items() if tensor.shape != own[name].shape}
     if differ - free:
         raise UsageError(
