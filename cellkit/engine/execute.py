@@ -18,7 +18,7 @@ from cellkit.core.sample import Layer, Sample
 from cellkit.core.stage import FromSample
 from cellkit.engine.networks import Networks
 
-__all__ = ["Observation", "execute", "live", "run"]
+__all__ = ["Observation", "apply", "execute", "live", "run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,15 @@ def execute(
         if needed is not None:
             cell = replace(cell, sample=cell.sample.without([n for n in cell.sample if n not in needed]))
     return cell.sample
+
+
+def apply(step: BoundStep, sample: Sample, networks: Networks, histogram: Histogram | None = None) -> Sample:
+    """Carry out one step on `sample`; `histogram` is given to a step that waits for one, instead of measuring here."""
+    if step.spec.bracket:
+        (cell,) = _run_bracket(step, [_Cell(sample, None)], _Work(networks, None))
+        return cell.sample
+    layer = _call(step, networks.fill(step), sample, histogram)
+    return sample.with_layer(step.output, layer.kind, layer.value, layer.names)
 
 
 def live(bound: Plan, keep: Sequence[str]) -> list[BoundStep]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cellkit.engine.batch import Settings
     from cellkit.models.runtime import Network, Options
 
-__all__ = ["Networks", "divide_memory", "loads", "open_networks"]
+__all__ = ["Networks", "divide_memory", "loads", "networks_for", "open_networks"]
 
 _LEAST_LEFT = 64 * 2**20
 _SHARE = 8
@@ -120,23 +120,27 @@ def open_networks(bound: Plan, settings: Settings, images: int) -> Networks:
 
     Raises `UsageError` where one or the device cannot be had, `FormatError` where one is damaged.
     """
+    # How images are cut hangs on how many there are, never on how many are worked on at once.
+    return networks_for(bound, settings.device, settings.compiled, alone=images < (os.cpu_count() or 1))
+
+
+def networks_for(bound: Plan, device: str, compiled: bool, *, alone: bool) -> Networks:
+    """As `open_networks`; `alone`: one image, or block, is all there is to do at a time."""
     from cellkit.engine.execute import live
     from cellkit.engine.outputs import layers_for
 
     steps = live(bound, layers_for(bound))
     flat = list(leaves(steps))
     if not any(loads(step.spec) or "device" in step.params for step in flat):
-        if settings.device not in ("auto", "cpu"):
-            raise UsageError(f"--device {settings.device}: no step of this recipe runs on a GPU; use cpu or auto")
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"--device {device}: no step of this recipe runs on a GPU; use cpu or auto")
         return Networks()
     from cellkit.models.device import choose_device
     from cellkit.models.runtime import Options
 
-    if settings.device != "auto":
-        choose_device(settings.device)
-    # How images are cut hangs on how many there are, never on how many are worked on at once.
-    alone = images < (os.cpu_count() or 1)
-    networks = Networks(Options(settings.device, compiled=settings.compiled, alone=alone))
+    if device != "auto":
+        choose_device(device)
+    networks = Networks(Options(device, compiled=compiled, alone=alone))
     networks.open(steps)
     return networks
 

@@ -17,7 +17,7 @@ import numpy as np
 from cellkit.core.errors import FormatError
 from cellkit.formats._runs import paint, runs_of, stable_order
 
-__all__ = ["decode", "decode_labels", "decode_runs", "encode_labels", "encode_mask"]
+__all__ = ["decode", "decode_labels", "decode_runs", "encode_labels", "encode_mask", "encode_part"]
 
 _MAX_DIGITS = 18  # what int64 surely holds
 
@@ -30,7 +30,25 @@ def encode_labels(labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
         raise FormatError(f"wanted labels, integers (y, x), got {labels.dtype} {labels.shape}")
-    starts, ends, values = runs_of(labels)
+    return _encoded(labels, *runs_of(labels))
+
+
+def encode_part(labels: np.ndarray, origin: tuple[int, int], height: int) -> tuple[np.ndarray, list[str]]:
+    """As `encode_labels`, for `labels` that are the part from `origin` (y, x) on of an image `height` px high.
+
+    The texts are those of the whole image, for objects that lie wholly inside the part.
+    """
+    starts, ends, values = runs_of(np.pad(labels, ((0, 1), (0, 0))))  # so that no run goes on in the next column
+    column, row = np.divmod(starts, labels.shape[0] + 1)
+    first = (column + origin[1]) * height + row + origin[0]
+    last = first + (ends - starts)
+    joined = np.flatnonzero((first[1:] == last[:-1]) & (values[1:] == values[:-1]))
+    return _encoded(labels, np.delete(first, joined + 1), np.delete(last, joined), np.delete(values, joined))
+
+
+def _encoded(
+    labels: np.ndarray, starts: np.ndarray, ends: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
     if len(values) and labels.dtype.kind == "i" and int(values.min()) < 0:
         raise FormatError(f"labels must not be negative, got {int(values.min())}")
     order = stable_order(values)

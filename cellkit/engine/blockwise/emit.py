@@ -1,0 +1,154 @@
+"""The objects of a block: which it owns, what they are called, and their rows in tables.
+
+An object belongs to the block that holds its first pixel in raster order, which every block that sees the object finds
+alike, since each looks at the whole of it. So a block knows what its neighbours call an object that they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellkit.core.kinds import KINDS
+from cellkit.core.sample import Layer
+from cellkit.engine.blockwise._spread import first_pixels
+from cellkit.engine.blockwise.validity import broken_ids
+from cellkit.engine.blockwise.values import Value
+from cellkit.engine.blockwise.window import Scene
+from cellkit.engine.execute import apply
+from cellkit.grid.cover import Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cellkit.engine.blockwise.job import Bench
+
+__all__ = ["Objects", "find_objects", "tables_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The objects in a block's core. `ids`: int32 (y, x) of the core, 1 to n; `keys`: of each, the index of its first
+    pixel in the whole image; `owned`: which of them the block owns. `window`: every id of the window by its key.
+    """
+
+    ids: np.ndarray
+    keys: np.ndarray
+    owned: np.ndarray
+    labels: np.ndarray
+    key_of: np.ndarray
+
+
+def find_objects(scene: Scene, value: Value, core: Window) -> Objects | None:
+    """Return the objects that have a pixel in `core`, or None where not all of one can be seen."""
+    labels, window = scene.layers[value].value, scene.window
+    labels = _dense(labels)
+    inside = core.within(window)
+    if core.clipped(Window(0, 0, *scene.shape)) != core or not scene.valid[value].rect.clipped(inside) == inside:
+        return None
+    cut = np.ascontiguousarray(labels[inside.slices])
+    broken = broken_ids(labels, scene.valid[value], scene.sides)
+    present = np.zeros(len(broken), bool)
+    present[cut] = True
+    bad = scene.valid[value].bad
+    if (present & broken).any() or (bad is not None and bad[inside.slices].any()):
+        return None
+    first = first_pixels(labels, len(broken) - 1)
+    y, x = np.divmod(first, labels.shape[1])
+    keys = np.where(first >= 0, (y + window.top) * scene.shape[1] + x + window.left, -1)
+    present[0] = False
+    here = np.flatnonzero(present)
+    here = here[np.argsort(keys[here])]
+    number = np.zeros(len(broken), np.int32)
+    number[here] = np.arange(1, len(here) + 1, dtype=np.int32)
+    own = (y[here] >= inside.top) & (y[here] < inside.bottom) & (x[here] >= inside.left) & (x[here] < inside.right)
+    # Where not all of an object is seen, its key is none.
+    return Objects(number[cut], keys[here], own, labels, np.where(broken, -1, keys))
+
+
+def _dense(labels: np.ndarray) -> np.ndarray:
+    """Return labels whose largest is no more than a few times their number of pixels."""
+    if int(labels.max(initial=0)) <= 4 * labels.size + 1024:
+        return np.ascontiguousarray(labels)
+    values, inverse = np.unique(labels, return_inverse=True)
+    return np.ascontiguousarray(inverse.reshape(labels.shape).astype(np.int32) + np.int32(values[0] != 0))
+
+
+def tables_of(some: Bench, scene: Scene, objects: Mapping[Value, Objects]) -> dict[str, bytes]:
+    """Return, for every table step, the rows of the objects that the block owns, as an Arrow stream.
+
+    The column `label` counts the owned objects of the block, from 1; a column `parent` holds keys.
+    """
+    import pyarrow as pa
+
+    graph, frames = some.plan.graph, dict[Value, Any]()
+    found: dict[str, bytes] = {}
+    for number in some.plan.tables:
+        step, reads = graph.steps[number], graph.reads[number]
+        first = str(step.bindings[step.spec.arguments[0].name])
+        if step.spec.name == "rle":
+            frame = _rle(scene, objects[reads[first]])
+        else:
+            layers = {"raw": scene.sample.layer("raw")}
+            for name, value in reads.items():
+                layers[name] = frames[value] if value in frames else scene.layers.get(value, layers["raw"])
+            own = {str(step.bindings[a.name]) for a in step.spec.arguments[: 2 if step.spec.name == "relate" else 1]}
+            for name in own & set(reads):
+                if reads[name] in objects:
+                    layers[name] = replace(layers[name], value=_owned(objects[reads[name]]))
+            sample = replace(scene.sample, layers=MappingProxyType(layers))
+            frame = apply(step, sample, some.networks)[step.output]
+            if step.spec.name == "measure":
+                frame = _moved(frame, scene)
+            if step.spec.name == "relate":
+                parent = reads[str(step.bindings["parent"])]
+                frame = frame.assign(parent=_keys(objects[parent], frame["parent"].to_numpy()))
+        (made,) = graph.made_by(number)
+        frames[made] = Layer(KINDS["table"], frame)
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        found[f"t{number}"] = sink.getvalue().to_pybytes()
+    return found
+
+
+def _owned(those: Objects) -> np.ndarray:
+    """Return the window's labels with the owned objects alone, numbered from 1 in the order of their keys."""
+    number = np.zeros(len(those.key_of), np.int32)
+    keys = those.keys[those.owned]
+    order = np.argsort(those.key_of, kind="stable")
+    at = order[np.searchsorted(those.key_of[order], keys)]
+    number[at] = np.arange(1, len(keys) + 1, dtype=np.int32)
+    return number[those.labels]
+
+
+def _keys(those: Objects, ids: np.ndarray) -> np.ndarray:
+    keys = those.key_of.copy()
+    keys[0] = -1
+    return keys[ids.astype(np.int64)]
+
+
+def _moved(frame: pd.DataFrame, scene: Scene) -> pd.DataFrame:
+    """Return measurements with places counted from the corner of the image."""
+    size = scene.sample.pixel_size or (1.0, 1.0)
+    for axis, offset, scale in (("y", scene.window.top, size[0]), ("x", scene.window.left, size[1])):
+        for name in (f"centroid_{axis}", f"bbox_{axis}0", f"bbox_{axis}1"):
+            if name in frame:
+                frame[name] = frame[name] + offset
+        if f"centroid_{axis}_um" in frame:
+            frame[f"centroid_{axis}_um"] = frame[f"centroid_{axis}_um"] + offset * scale
+    return frame
+
+
+def _rle(scene: Scene, those: Objects) -> pd.DataFrame:
+    import pandas as pd
+
+    from cellkit.formats.rle import encode_part
+
+    ids, texts = encode_part(_owned(those), (scene.window.top, scene.window.left), scene.shape[0])
+    return pd.DataFrame({"label": ids, "EncodedPixels": pd.Series(texts, dtype=str)})
