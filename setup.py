@@ -19,6 +19,7 @@ setup(
         "cellkit",
         "cellkit.core",
         "cellkit.engine",
+        "cellkit.engine.blockwise",
         "cellkit.formats",
         "cellkit.grid",
         "cellkit.io",
@@ -72,9 +73,12 @@ setup(
         "slides": ["openslide-python>=1.4", "openslide-bin>=4.0", "tiffslide>=2.4"],
         # CZI by pylibCZIrw, which reads parts of mosaics (bioio-czi reads whole planes); ND2 and LIF by BioIO.
         "bioio": ["pylibCZIrw>=4.1", "bioio>=1.2", "bioio-nd2>=1.0", "bioio-lif>=1.0"],
+        # Runs on many machines: cellkit run --scheduler.
+        "dask": ["distributed>=2024.1"],
         # A heavier second opinion on the scores; its tests skip where it is missing.
         "references": ["stardist>=0.9"],
         "test": [
+            "distributed>=2024.1",
             "hypothesis>=6.100",
             "mypy>=1.10",
             "onnx>=1.16",

@@ -15,6 +15,7 @@ from .options import changed, load_plugins, recipe_options
 if TYPE_CHECKING:
     from cellkit.core import Recipe
     from cellkit.engine.batch import BatchResult, Outcome
+    from cellkit.engine.blockwise.drive import Progress
 
 _SHOWN_FAILURES = 20
 _SECONDS_BETWEEN_LINES = 2.0
@@ -36,6 +37,10 @@ class _Options:
     plugins: tuple[str, ...]
     bits: int | None
     pixel_size: float | None
+    level: int | None
+    mpp: float | None
+    pool: str
+    scheduler: str | None
 
 
 @click.command("run", short_help="Run a recipe on images and write what it makes.")
@@ -48,6 +53,17 @@ class _Options:
 @click.option("--fresh/--resume", default=False, help="Start over, or keep finished images.  [default: resume]")
 @click.option("--device", default="auto", metavar="DEVICE", help="Where networks run: auto, cpu, cuda or cuda:N.")
 @click.option("--memory", metavar="SIZE", help="Stay within this much memory, e.g. 2GB.")
+@click.option("--level", type=click.IntRange(min=0), help="Level of a pyramid to read; 0 is the finest.")
+@click.option(
+    "--mpp", type=click.FloatRange(min=0, min_open=True), metavar="UM", help="Micrometres per pixel to read at."
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["threads", "processes", "serial"]),
+    default="threads",
+    help="What workers are.  [default: threads]",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Work by Dask: tcp://host:8786, or local for a cluster here.")
 @click.option("--compile", "compiled", is_flag=True, help="Let torch compile networks first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
@@ -55,13 +71,15 @@ def run_command(ctx: click.Context, **given: Any) -> None:
     """Run RECIPE on IMAGES and write labels, tables and pictures to a folder.
 
     RECIPE is a file, or the name of a recipe that `cellkit recipes` lists. IMAGES are files, folders or globs. A run
-    that was interrupted continues where it stopped when the same command is given again.
+    that was interrupted continues where it stopped when the same command is given again. An image that does not fit in
+    memory is done block by block, with the same results; its labels become an OME-Zarr pyramid.
 
     Exit code 0: all images done; 1: some failed, the rest is complete; 2: wrong recipe or usage, nothing written.
 
     \b
     Example:
       cellkit run nuclei pictures/nuclei -o out --set resize.diameter=40
+      cellkit run nuclei slide.svs -o out --mpp 0.5 --memory 4GB
     """
     from cellkit.core import Recipe
     from cellkit.engine.batch import Settings, run_batch
@@ -73,12 +91,18 @@ def run_command(ctx: click.Context, **given: Any) -> None:
     recipe = changed(recipe, options.settings, options.bits, options.pixel_size)
     show = _Lines() if options.as_json or not sys.stderr.isatty() else _Bar()
     memory = None if options.memory is None else parse_memory(options.memory)
-    settings = Settings(options.workers, options.fresh, options.device, memory, options.compiled)
+    settings = Settings(
+        options.workers, options.fresh, options.device, memory, options.compiled, options.level, options.mpp,
+        pool="dask" if options.scheduler else options.pool,  # type: ignore[arg-type]
+        scheduler=options.scheduler or "local",
+        plugins=options.plugins,
+    )  # fmt: skip
     try:
         with show:
             result = run_batch(
-                recipe, options.images, options.out, settings=settings, on_start=show.start, on_image=show.add
-            )
+                recipe, options.images, options.out, settings=settings, on_start=show.start, on_image=show.add,
+                on_block=show.block,
+            )  # fmt: skip
     except KeyboardInterrupt:
         click.echo("cellkit: stopped; the same command continues from here", err=True)
         ctx.exit(130)
@@ -119,6 +143,11 @@ class _Tally:
             return None
         return (time.perf_counter() - self.started) / worked * (self.total - self.images)
 
+    def block(self, name: str, progress: Progress) -> str:
+        """Return a line about an image that is done in blocks."""
+        done = f"{progress.done:,} of {progress.total:,} blocks"
+        return f"{name}: {progress.stage}: {done}"
+
     def text(self) -> str:
         left = self.left()
         end = f", {left:,.0f} s left" if left is not None and self.images < self.total else ""
@@ -141,6 +170,12 @@ class _Lines:
 
     def start(self, total: int) -> None:
         self.tally.total = total
+
+    def block(self, name: str, progress: Progress) -> None:
+        now = time.perf_counter()
+        if now - self.last >= _SECONDS_BETWEEN_LINES or progress.done == progress.total:
+            self.last = now
+            click.echo(self.tally.block(name, progress), err=True)
 
     def add(self, outcome: Outcome) -> None:
         self.tally.count(outcome)
@@ -176,6 +211,12 @@ class _Bar:
         self.tally.total = total
         self.progress.update(self.task, total=total, text=self.tally.text())
 
+    def block(self, name: str, progress: Progress) -> None:
+        from rich.markup import escape
+
+        text = escape(self.tally.block(name, progress))
+        self.progress.update(self.task, total=progress.total, completed=progress.done, text=text)
+
     def add(self, outcome: Outcome) -> None:
         from rich.markup import escape
 
@@ -184,7 +225,7 @@ class _Bar:
             self.progress.console.print(
                 f"[red]failed[/] {escape(outcome.record.name)}: {escape(outcome.record.reason)}"
             )
-        self.progress.update(self.task, completed=self.tally.images, text=self.tally.text())
+        self.progress.update(self.task, total=self.tally.total, completed=self.tally.images, text=self.tally.text())
 
 
 def _summary(result: BatchResult) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from cellkit.core import registry
 from cellkit.core.check import Plan, plan
@@ -28,9 +31,11 @@ from cellkit.engine.reading import Reader, Reading
 from cellkit.engine.warm import warming
 
 if TYPE_CHECKING:
+    from cellkit.engine.blockwise.drive import Progress
+    from cellkit.engine.executors import Kind
     from cellkit.io import Source
 
-__all__ = ["BatchResult", "Settings", "run_batch"]
+__all__ = ["BatchResult", "Job", "Outcome", "Settings", "run_batch", "worked"]
 
 STATE_FOLDER = ".cellkit"
 
@@ -40,7 +45,9 @@ class Settings:
     """How a batch is carried out, without a say in its results but for rounding.
 
     `workers`: images in work at once (None: all cores). `fresh`: start over. `device`: where networks run. `memory`:
-    the bytes that this process should stay within (None: no bound). `compiled`: let torch compile networks.
+    the bytes that this process should stay within (None: no bound). `compiled`: let torch compile networks. `level`,
+    `mpp`: the resolution to read, see `cellkit.io.open_slide`. `pool`: where work is done, `scheduler` the address of
+    Dask's, see `cellkit.engine.executors.Workplace`. `plugins`: files of one's own stages, for other processes.
     """
 
     workers: int | None = None
@@ -48,6 +55,11 @@ class Settings:
     device: str = "auto"
     memory: int | None = None
     compiled: bool = False
+    level: int | None = None
+    mpp: float | None = None
+    pool: Kind = "threads"
+    scheduler: str = "local"
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,10 +87,11 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image; `kept` where an earlier run had done it already."""
+    """What became of one image; `kept` where an earlier run had done it already, `large` why it is left for blocks."""
 
     record: Record
     kept: bool = False
+    large: str = ""
     step_seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -90,11 +103,13 @@ def run_batch(
     settings: Settings | None = None,
     on_start: Callable[[int], None] | None = None,
     on_image: Callable[[Outcome], None] | None = None,
+    on_block: Callable[[str, Progress], None] | None = None,
 ) -> BatchResult:
     """Run `recipe` on every image of `images` (files, folders, globs) and write its outputs to the folder `out`.
 
-    An image that fails is recorded with its reason and stops nothing. A run that was interrupted continues: images
-    whose file, recipe and outputs are unchanged are kept as they are.
+    An image that fails is recorded with its reason and stops nothing. One that does not fit in memory is done block by
+    block, at the end. A run that was interrupted continues: images whose file, recipe and outputs are unchanged are
+    kept as they are, and so are blocks.
 
     Raises `RecipeError`, `UsageError` and, for a damaged network, `FormatError` before anything is written;
     `WriteError` where the state or the tables of the run cannot be written.
@@ -113,8 +128,10 @@ def run_batch(
     folder = _prepare(Path(out))
     started = perf_counter()
     digest = _digest_recipe(bound, networks)
-    reader = Reader(bound, folder, digest, Room(divide_memory(networks, settings)))
-    job = _Job(bound, folder, folder / STATE_FOLDER / "tmp", digest, reader, networks)
+    room = divide_memory(networks, settings)
+    most = room if room is not None else psutil.virtual_memory().total // 2
+    reader = Reader(bound, folder, digest, Room(room), most, settings.level, settings.mpp)
+    job = Job(bound, folder, folder / STATE_FOLDER / "tmp", digest, reader, networks)
     with (
         closing(networks),
         Manifest(folder / STATE_FOLDER) as manifest,
@@ -125,7 +142,7 @@ def run_batch(
         if on_start is not None:
             on_start(len(sources))
         tally = _Tally()
-        for outcome in _outcomes(job, sources, manifest, workers):
+        for outcome in _all_outcomes(job, sources, manifest, workers, settings, on_block):
             if not outcome.kept:
                 _unlink(folder / "run.json")  # written last: where it is missing, a run has not ended
                 _forget_stale(folder, manifest.get(outcome.record.name), outcome.record)
@@ -150,7 +167,9 @@ def _refuse_stopped(bound: Plan) -> None:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """What every image of a run needs."""
+
     plan: Plan
     folder: Path
     scratch: Path
@@ -207,7 +226,35 @@ def _sha256(texts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def _outcomes(job: _Job, sources: Sequence[Source], manifest: Manifest, workers: int) -> Iterator[Outcome]:
+def _all_outcomes(
+    job: Job,
+    sources: Sequence[Source],
+    manifest: Manifest,
+    workers: int,
+    settings: Settings,
+    on_block: Callable[[str, Progress], None] | None,
+) -> Iterator[Outcome]:
+    """Yield outcomes as they come, those of images that are done block by block at the end."""
+    large: list[tuple[Source, Outcome]] = []
+    by_name = {source.name: source for source in sources}
+    if settings.pool == "threads":
+        outcomes = _outcomes(job, sources, manifest, workers)
+    else:
+        from cellkit.engine.remote import outcomes_elsewhere
+
+        outcomes = outcomes_elsewhere(job, sources, manifest, settings)
+    for outcome in outcomes:
+        if outcome.large:
+            large.append((by_name[outcome.record.name], outcome))
+        else:
+            yield outcome
+    if large:
+        from cellkit.engine.blockwise.batch import block_outcomes
+
+        yield from block_outcomes(job, large, manifest, settings, on_block)
+
+
+def _outcomes(job: Job, sources: Sequence[Source], manifest: Manifest, workers: int) -> Iterator[Outcome]:
     """Yield outcomes as they come. Reads run ahead of the work by a bounded number of images and of bytes."""
     readers = ThreadPoolExecutor(max(1, workers // 4), "read")
     pool = ThreadPoolExecutor(workers, "work")
@@ -231,20 +278,23 @@ def _outcomes(job: _Job, sources: Sequence[Source], manifest: Manifest, workers:
             executor.shutdown(wait=True)
 
 
-def _work(job: _Job, source: Source, reading_future: Future[Reading]) -> Outcome:
+def _work(job: Job, source: Source, reading_future: Future[Reading]) -> Outcome:
     reading = job.reader.ahead.take(reading_future)
     try:
-        return _worked(job, source, reading)
+        return worked(job, source, reading)
     finally:
         job.reader.room.leave(reading.room)
 
 
-def _worked(job: _Job, source: Source, reading: Reading) -> Outcome:
+def worked(job: Job, source: Source, reading: Reading) -> Outcome:
+    """Carry out the recipe on one image that was read, and write what it makes."""
     text = str(source.paths[0]) if len(source.paths) == 1 else " + ".join(map(str, source.paths))
     if reading.kept is not None:
         return Outcome(replace(reading.kept, source=text), kept=True)
     record = Record(source.name, text, job.digest, reading.digest, seconds=reading.seconds, reason=reading.reason)
     record = replace(record, facts={"fields": dict(source.fields)})
+    if reading.large:
+        return Outcome(replace(record, reason=reading.large), large=reading.large)
     if reading.sample is None:
         return Outcome(record)
     started = perf_counter()
@@ -268,7 +318,7 @@ def _worked(job: _Job, source: Source, reading: Reading) -> Outcome:
     return Outcome(record, step_seconds=dict(steps))
 
 
-def _facts(job: _Job, sample: Sample) -> dict[str, Any]:
+def _facts(job: Job, sample: Sample) -> dict[str, Any]:
     height, width = sample.shape
     return {
         "objects": counts(job.plan, sample),
@@ -289,6 +339,9 @@ def _forget_stale(folder: Path, before: Record | None, now: Record) -> None:
 
 def _unlink(path: Path) -> None:
     try:
+        if path.is_dir():
+            shutil.rmtree(path)
+            return
         path.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(f"{path}: cannot be removed: {error.strerror}") from error

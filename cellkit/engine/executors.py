@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from cellkit.core.errors import CellkitError, UsageError
 
-__all__ = ["Kind", "Lost", "Workplace", "worker_name"]
+__all__ = ["Kind", "Lost", "Workplace", "quiet_worker", "worker_name"]
 
 Kind = Literal["serial", "threads", "processes", "dask"]
 T = TypeVar("T")
@@ -92,10 +92,10 @@ class Workplace:
         try:
             while True:
                 while len(pending) < 2 * (self.workers or 1):
-                    item = again.popleft() if again else next(((x, 1) for x in waiting), None)
-                    if item is None:
+                    turn = again.popleft() if again else next(((x, 1) for x in waiting), None)
+                    if turn is None:
                         break
-                    pending[self._submit(function, item[0])] = item
+                    pending[self._submit(function, turn[0])] = turn
                 if not pending:
                     return
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -163,6 +163,17 @@ class Workplace:
                 raise UsageError(f"--scheduler {self.address}: cannot be reached: {error}") from error
         self.workers = sum(self._client.nthreads().values()) or self.workers or 1
         self._executor = self._client.get_executor(pure=False, retries=0)
+
+
+def quiet_worker() -> None:
+    """In a process that is one worker of several, let OpenCV and torch use one thread each."""
+    import multiprocessing
+
+    if multiprocessing.parent_process() is None:
+        return
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 def worker_name() -> str:

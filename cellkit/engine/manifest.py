@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ CREATE TABLE IF NOT EXISTS images (
     seconds REAL, facts TEXT, files TEXT);
 CREATE INDEX IF NOT EXISTS by_position ON images (position);
 CREATE TABLE IF NOT EXISTS tables (
-    image TEXT, output TEXT, rows BLOB, PRIMARY KEY (image, output)) WITHOUT ROWID;
+    image TEXT, output TEXT, part INTEGER, rows BLOB, PRIMARY KEY (image, output, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS progress (
+    image TEXT PRIMARY KEY, stage TEXT, done INTEGER, total INTEGER, seconds REAL, worker TEXT, at REAL);
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT);
 """
 _COLUMNS = "name, source, recipe, digest, status, reason, seconds, facts, files"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Record:
     """One image's line: where it came from, digests of recipe and file, how it ended, and what was written.
 
     `facts` are counts, sizes and notes for the report; `files` maps each file written, relative to the run's folder,
-    to its size in bytes; `tables` holds one Arrow stream per table output.
+    to its size in bytes; `tables` holds, per table output, one Arrow stream or several.
     """
 
     name: str
@@ -42,7 +46,7 @@ class Record:
     seconds: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
-    tables: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    tables: Mapping[str, bytes | Iterable[bytes]] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Manifest:
@@ -169,9 +173,12 @@ class Manifest:
                 (*values, record.name),
             )
             self.db.execute("DELETE FROM tables WHERE image = ?", (record.name,))
-            self.db.executemany(
-                "INSERT INTO tables VALUES (?, ?, ?)", [(record.name, k, v) for k, v in record.tables.items()]
-            )
+            for output, rows in record.tables.items():
+                parts = enumerate([rows] if isinstance(rows, bytes) else rows)
+                self.db.executemany(
+                    "INSERT INTO tables VALUES (?, ?, ?, ?)", ((record.name, output, i, part) for i, part in parts)
+                )
+            self.db.execute("DELETE FROM progress WHERE image = ?", (record.name,))
 
     def records(self) -> Iterator[Record]:
         """Yield this run's records, in the order of the images."""
@@ -179,14 +186,26 @@ class Manifest:
         yield from map(_record, self.db.execute(query))
 
     def tables(self, output: str) -> Iterator[tuple[Record, bytes | None]]:
-        """Yield each image of this run that ended well with its rows of one table output."""
+        """Yield each image of this run that ended well with its rows of one table output, in one part or several."""
         columns = ", ".join(f"images.{c}" for c in _COLUMNS.split(", "))
         query = (
             f"SELECT {columns}, rows FROM images LEFT JOIN tables ON image = name AND output = ? "
-            "WHERE position IS NOT NULL AND status = 'done' ORDER BY position"
+            "WHERE position IS NOT NULL AND status = 'done' ORDER BY position, part"
         )
         for *row, rows in self.db.execute(query, (output,)):
             yield _record(row), rows
+
+    def progress(self, image: str, told: Sequence[Any]) -> None:
+        """Note how far an image done in blocks has come: stage, blocks done, of how many, seconds, worker."""
+        with self._transaction():
+            self.db.execute("INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?)", (image, *told, time.time()))
+
+    def note(self, **facts: Any) -> None:
+        """Note facts of the run as a whole, for `cellkit status`."""
+        with self._transaction():
+            self.db.executemany(
+                "INSERT OR REPLACE INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()]
+            )
 
     def others(self) -> int:
         """Count images of earlier runs, not of this one, whose results still lie in the folder."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cellkit.formats.objects import ObjectSet
 
-__all__ = ["counts", "encode", "layers_for", "makes_coco", "table_outputs", "write_image_outputs"]
+__all__ = ["counts", "encode", "layers_for", "makes_coco", "objects_of", "table_outputs", "write_image_outputs"]
 
 _PER_RUN = ("table", "boxes", "instances")
 
@@ -131,6 +131,11 @@ def _codes(plan: Plan, sample: Sample) -> pd.DataFrame:
 
     ids, texts = encode_labels(sample[_used(plan, "rle")[0]])
     return pd.DataFrame({"label": ids, "EncodedPixels": pd.Series(texts, dtype=str)})
+
+
+def objects_of(plan: Plan, output: str) -> str:
+    """Return the name of the layer that an output of objects is made of."""
+    return _used(plan, output)[0]
 
 
 def _objects(plan: Plan, sample: Sample, output: str) -> ObjectSet:

@@ -17,20 +17,24 @@ from cellkit.core.sample import Sample
 from cellkit.engine.footprint import Room, bytes_per_pixel
 from cellkit.engine.manifest import Record
 from cellkit.engine.outputs import layers_for
+from cellkit.grid.cover import Window
 
 if TYPE_CHECKING:
-    from cellkit.io import Source
+    from cellkit.io import Slide, Source
 
-__all__ = ["Ahead", "Reader", "Reading"]
+__all__ = ["Ahead", "Reader", "Reading", "size_of"]
 
 _READ_AHEAD_BYTES = 512 * 2**20
+_SMALL = 4 * 2**20
+"""Bytes of a file whose pixels are taken to fit in memory."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """A decoded image, or an earlier record that still holds, or the reason why there is neither.
 
-    `size` is what the image itself takes in memory, `room` what was taken of the `Room` for it and its layers.
+    `size` is what the image itself takes in memory, `room` what was taken of the `Room` for it and its layers. `large`:
+    why it does not fit in memory as a whole, and must be done block by block.
     """
 
     digest: str = ""
@@ -39,6 +43,7 @@ class Reading:
     reason: str = ""
     size: int = 0
     room: int = 0
+    large: str = ""
     seconds: float = 0.0
 
 
@@ -84,14 +89,24 @@ class Ahead:
             self.changed.notify_all()
 
 
+class TooLarge(CellkitError):
+    """An image and its layers do not fit in the memory there is for them."""
+
+
 @dataclass(frozen=True)
 class Reader:
-    """Reads the images of one run. `digest` is that of its recipe; `room` bounds the memory of images in work."""
+    """Reads the images of one run. `digest` is that of its recipe; `room` bounds the memory of images in work.
+
+    `most`: bytes that one image and its layers may take. `level`, `mpp`: resolution, see `cellkit.io.open_slide`.
+    """
 
     plan: Plan
     folder: Path
     digest: str
     room: Room
+    most: int
+    level: int | None = None
+    mpp: float | None = None
     ahead: Ahead = field(default_factory=Ahead)
 
     def read(self, source: Source, before: Record | None) -> Reading:
@@ -100,12 +115,14 @@ class Reader:
         started = perf_counter()
         digest, taken = "", 0
         try:
-            if all(path.is_file() for path in source.paths):  # read() names what is missing better than open() does
+            if all(path.exists() for path in source.paths):  # read() names what is missing better than open() does
                 digest = _digest_files(source.paths)
             if before is not None and self._holds(before, digest):
                 return Reading(digest, kept=before)
             taken = self._enter(source)
             sample = replace(self._decode(source), name=source.name)
+        except TooLarge as error:
+            return Reading(digest, large=str(error), seconds=perf_counter() - started)
         except (CellkitError, OSError, MemoryError) as error:
             self.room.leave(taken)
             return Reading(digest, reason=_reason(source, error), seconds=perf_counter() - started)
@@ -116,22 +133,39 @@ class Reader:
     def _decode(self, source: Source) -> Sample:
         from cellkit.io import read
 
-        return read(source, self.plan.recipe.read_options)
+        if self.level is None and self.mpp is None:
+            return read(source, self.plan.recipe.read_options)
+        with self.open(source) as slide:
+            return slide.read(Window(0, 0, *slide.shape))
 
-    def _enter(self, source: Source) -> int:
-        """Wait until there is memory for the image and all its layers. Raises `CellkitError` where there never is."""
-        limit = self.room.limit
-        if limit is None:
-            return 0
+    def open(self, source: Source) -> Slide:
+        """Open an image, at the level or the resolution that the run wants."""
+        from cellkit.io import open_slide
+
+        return open_slide(source, self.plan.recipe.read_options, level=self.level, mpp=self.mpp)
+
+    def _shape(self, source: Source) -> tuple[int, int, int]:
         from cellkit.io.reader import probe
 
-        height, width, channels = probe(source, self.plan.recipe.read_options).shape
+        if self.level is None and self.mpp is None:
+            return probe(source, self.plan.recipe.read_options).shape
+        with self.open(source) as slide:
+            return slide.info.shape
+
+    def _enter(self, source: Source) -> int:
+        """Wait until there is memory for the image and all its layers. Raises `TooLarge` where there never is."""
+        if self.room.limit is None and not _may_be_large(source.paths):
+            return 0
+        height, width, channels = self._shape(source)
         size = height * width * bytes_per_pixel(self.plan, layers_for(self.plan), channels)
-        if size > limit:
-            raise CellkitError(
+        if size > self.most:
+            where = "--memory leaves" if self.room.limit is not None else "half of this machine's memory is"
+            raise TooLarge(
                 f"{source.paths[0]}: {height} x {width} px need about {_megabytes(size)} for their layers, and "
-                f"--memory leaves {_megabytes(limit)} for them; give more, or crop"
+                f"{where} {_megabytes(self.most)}"
             )
+        if self.room.limit is None:
+            return 0
         self.room.enter(size)
         return size
 
@@ -139,7 +173,7 @@ class Reader:
         """Tell whether an earlier result still stands: same recipe, same file, every output still as written."""
         if before.status != "done" or before.recipe != self.digest or before.digest != digest or not digest:
             return False
-        return all(_size(self.folder / name) == size for name, size in before.files.items())
+        return all(size_of(self.folder / name) == size for name, size in before.files.items())
 
 
 def _reason(source: Source, error: Exception) -> str:
@@ -155,6 +189,11 @@ def _megabytes(size: int) -> str:
 def _digest_files(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in paths:
+        if path.is_dir():  # a store of many files: reading all of them would take as long as the run
+            for inner in sorted(path.rglob("*")):
+                told = inner.stat()
+                total.update(f"{inner.relative_to(path)} {told.st_size} {told.st_mtime_ns}".encode())
+            continue
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):
                 total.update(block)
@@ -162,8 +201,16 @@ def _digest_files(paths: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
-def _size(path: Path) -> int:
+def _may_be_large(paths: Sequence[Path]) -> bool:
+    """Tell whether it is worth looking into the header, before all of the file is read and decoded."""
+    return any(path.is_dir() or size_of(path) > _SMALL for path in paths)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; -1 where there is none."""
     try:
+        if path.is_dir():
+            return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
         return path.stat().st_size
     except OSError:
         return -1

@@ -19,16 +19,34 @@ from cellkit.formats import _json
 from cellkit.formats.objects import ObjectSet, named
 from cellkit.formats.outlines import Polygon, of_outlines, outlines
 
-__all__ = ["decode", "encode"]
+__all__ = ["around", "decode", "encode", "feature", "geometries"]
 
 
 def encode(objects: ObjectSet) -> str:
     """Return one image's objects as a FeatureCollection. An object without pixels is a feature without geometry."""
-    head: dict[str, Any] = {"name": objects.name, "size": list(objects.size)}
-    if objects.pixel_size is not None:
-        head["pixel_size_um"] = list(objects.pixel_size)
-    features = ",\n".join(_json.dumps(feature) for feature in _features(objects))
-    return f'{{"type":"FeatureCollection","cellkit":{_json.dumps(head)},"features":[\n{features}\n]}}\n'
+    begin, end = around(objects.name, objects.size, objects.pixel_size)
+    return begin + ",\n".join(_json.dumps(feature) for feature in _features(objects)) + end
+
+
+def around(name: str, size: tuple[int, int], pixel_size: tuple[float, float] | None) -> tuple[str, str]:
+    """Return what stands before and behind the features of one image, which commas part."""
+    head: dict[str, Any] = {"name": name, "size": list(size)}
+    if pixel_size is not None:
+        head["pixel_size_um"] = list(pixel_size)
+    return f'{{"type":"FeatureCollection","cellkit":{_json.dumps(head)},"features":[\n', "\n]}\n"
+
+
+def geometries(objects: ObjectSet, origin: tuple[int, int] = (0, 0)) -> list[str]:
+    """Return the geometry of each object as text; `origin` (y, x) is where their part of the image begins."""
+    shift = np.array([origin[1], origin[0]])
+    moved = ([[ring + shift for ring in polygon] for polygon in polygons] for polygons in outlines(objects))
+    return [_json.dumps(_geometry(polygons)) for polygons in moved]
+
+
+def feature(geometry: str, number: int) -> str:
+    """Return one object, of which `geometry` is the text, as a feature."""
+    properties = _json.dumps({"objectType": "detection", "name": str(number)})
+    return f'{{"type":"Feature","geometry":{geometry},"properties":{properties}}}'
 
 
 def decode(text: str | bytes, *, size: tuple[int, int] | None = None, name: str = "") -> ObjectSet:

@@ -17,24 +17,26 @@ _LABELS = nb.types.Array(nb.int32, 2, "C", readonly=True)
 def spread(support: np.ndarray, bad: np.ndarray, rect: Window, ends: tuple[bool, bool, bool, bool]) -> bool:
     """Mark in `bad` every piece of `support` (8 neighbours) inside `rect` that holds a bad pixel or touches an end.
 
-    `ends`: which sides of `rect` (top, left, bottom, right) are no edge of the image. Tells whether anything was marked.
+    `ends`: which sides of `rect` (top, left, bottom, right) are no edge of the image.
+    Tells whether anything was marked.
     """
-    limits = (max(rect.top, 0), max(rect.left, 0), min(rect.bottom, support.shape[0]), min(rect.right, support.shape[1]))
-    return bool(_spread(support, bad, *limits, *ends))
+    limits = np.array(rect.clipped(Window(0, 0, *support.shape)), np.int64)
+    return bool(_spread(support, bad, limits, np.array(ends)))
 
 
-@kernel(nb.boolean(_MASK, nb.boolean[:, ::1], *[nb.int64] * 4, *[nb.boolean] * 4))
-def _spread(support, bad, top, left, bottom, right, at_top, at_left, at_bottom, at_right):  # type: ignore[no-untyped-def]
+@kernel(nb.boolean(_MASK, nb.boolean[:, ::1], nb.int64[::1], nb.boolean[::1]))
+def _spread(support, bad, limits, ends):
+    top, left, bottom, right = limits[0], limits[1], limits[2], limits[3]
     stack = np.empty(1024, np.int64)
     size = 0
     width = support.shape[1]
     found = False
     for y in range(top, bottom):
-        rim = (at_top and y == top) or (at_bottom and y == bottom - 1)
+        rim = (ends[0] and y == top) or (ends[2] and y == bottom - 1)
         for x in range(left, right):
             if not support[y, x]:
                 continue
-            if bad[y, x] or rim or (at_left and x == left) or (at_right and x == right - 1):
+            if bad[y, x] or rim or (ends[1] and x == left) or (ends[3] and x == right - 1):
                 bad[y, x] = True
                 found = True
                 if size == len(stack):
@@ -61,7 +63,7 @@ def first_pixels(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 @kernel(nb.int64[::1](_LABELS, nb.int64))
-def _first(labels, count):  # type: ignore[no-untyped-def]
+def _first(labels, count):
     first = np.full(count + 1, -1, np.int64)
     height, width = labels.shape
     for y in range(height):

@@ -57,7 +57,7 @@ def run_passes(job: BlockJob, place: Workplace, tell: Step) -> Bench:
     _write(job, "starts.npz", start)
     for value in some.plan.emit:  # made here, so that workers only open them
         if value.name in some.plan.bound.outputs:
-            label_store(job, value, int(start[value.key][-1]))
+            label_store(some, value, int(start[value.key][-1]))
     _blocks(job, place, "number", 0, _all(job), tell)
     return some
 

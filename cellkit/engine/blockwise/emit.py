@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
     from cellkit.engine.blockwise.job import Bench
 
-__all__ = ["Objects", "find_objects", "tables_of"]
+__all__ = ["Objects", "features_of", "find_objects", "tables_of"]
 
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """The objects in a block's core. `ids`: int32 (y, x) of the core, 1 to n; `keys`: of each, the index of its first
-    pixel in the whole image; `owned`: which of them the block owns. `window`: every id of the window by its key.
+    """The objects in a block's core, by the index of their first pixel in the whole image, which is their key.
+
+    `ids`: int32 (y, x) of the core, 1 to n in the order of `keys`; `owned`: which of them the block owns. `labels`: the
+    window as the recipe made it, `key_of` the key of each of its ids, -1 where not all of an object is seen.
     """
 
     ids: np.ndarray
@@ -48,7 +50,7 @@ def find_objects(scene: Scene, value: Value, core: Window) -> Objects | None:
     labels, window = scene.layers[value].value, scene.window
     labels = _dense(labels)
     inside = core.within(window)
-    if core.clipped(Window(0, 0, *scene.shape)) != core or not scene.valid[value].rect.clipped(inside) == inside:
+    if core.clipped(Window(0, 0, *scene.shape)) != core or scene.valid[value].rect.clipped(inside) != inside:
         return None
     cut = np.ascontiguousarray(labels[inside.slices])
     broken = broken_ids(labels, scene.valid[value], scene.sides)
@@ -83,7 +85,7 @@ def tables_of(some: Bench, scene: Scene, objects: Mapping[Value, Objects]) -> di
 
     The column `label` counts the owned objects of the block, from 1; a column `parent` holds keys.
     """
-    import pyarrow as pa
+    from cellkit.engine.outputs import objects_of
 
     graph, frames = some.plan.graph, dict[Value, Any]()
     found: dict[str, bytes] = {}
@@ -109,11 +111,39 @@ def tables_of(some: Bench, scene: Scene, objects: Mapping[Value, Objects]) -> di
                 frame = frame.assign(parent=_keys(objects[parent], frame["parent"].to_numpy()))
         (made,) = graph.made_by(number)
         frames[made] = Layer(KINDS["table"], frame)
-        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        found[f"t{number}"] = sink.getvalue().to_pybytes()
+        found[f"t{number}"] = _stream(frame)
+    if "rle" in some.plan.bound.outputs and "rle" not in some.plan.bound.layers:
+        layer = graph.ends[objects_of(some.plan.bound, "rle")]
+        found["t-rle"] = _stream(_rle(scene, objects[layer]))
+    return found
+
+
+def _stream(frame: pd.DataFrame) -> bytes:
+    import pyarrow as pa
+
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def features_of(some: Bench, scene: Scene, objects: Mapping[Value, Objects]) -> dict[str, bytes]:
+    """Return the outlines of the objects that the block owns, where they are wanted, as an Arrow stream."""
+    import pandas as pd
+
+    from cellkit.engine.outputs import objects_of
+    from cellkit.formats.geojson import geometries
+    from cellkit.formats.objects import ObjectSet
+
+    found: dict[str, bytes] = {}
+    for value in objects:
+        if "geojson" in some.plan.bound.outputs and value.name == objects_of(some.plan.bound, "geojson"):
+            those = ObjectSet.of_labels(_owned(objects[value]), name=some.job.name)
+            texts = geometries(those, (scene.window.top, scene.window.left))
+            found[f"g-{value.key}"] = _stream(
+                pd.DataFrame({"label": those.ids, "geometry": pd.Series(texts, dtype=str)})
+            )
     return found
 
 

@@ -19,13 +19,14 @@ from cellkit.core.recipe import load
 from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
 from cellkit.engine.blockwise.results import unpack, unpack_histogram
 from cellkit.engine.blockwise.store import CHUNK, Store
+from cellkit.engine.blockwise.values import Value
 from cellkit.engine.networks import Networks
 from cellkit.grid.cover import Window
 
 if TYPE_CHECKING:
     from cellkit.io.slides import Slide
 
-__all__ = ["BlockJob", "Bench", "bench"]
+__all__ = ["Bench", "BlockJob", "bench"]
 
 _KEPT = 2
 _RESULTS = 24
@@ -72,6 +73,10 @@ class BlockJob:
     def file(self, what: str, number: int, at: tuple[int, int]) -> Path:
         """Return where a block leaves what it came to; the file is there when, and only when, the block is done."""
         return Path(self.folder) / f"{what}-{number}" / f"{at[0]}-{at[1]}.npz"
+
+    def result(self, value: Value) -> Path:
+        """Return where the final store of a layer lies."""
+        return Path(self.target) / value.name / f"{self.name}.zarr"
 
     def core(self, at: tuple[int, int]) -> Window:
         """Return the pixels that block `at` (row, column) owns."""
@@ -153,10 +158,12 @@ def forget(job: BlockJob) -> None:
 
 def _opened(job: BlockJob) -> Bench:
     from cellkit.core import registry
+    from cellkit.engine.executors import quiet_worker
     from cellkit.engine.networks import networks_for
     from cellkit.io.slides import open_slide
     from cellkit.io.sources import Source
 
+    quiet_worker()
     for path in job.plugins:
         registry.load_file(path)
     bound = plan(load(job.recipe))
@@ -164,5 +171,3 @@ def _opened(job: BlockJob) -> Bench:
     slide = open_slide(source, bound.recipe.read_options, level=job.level, mpp=job.mpp)
     networks = networks_for(bound, job.device, job.compiled, alone=True)
     return Bench(job, plan_blocks(bound), slide, Store(Path(job.folder) / "layers", job.shape, job.chunk), networks)
-
-

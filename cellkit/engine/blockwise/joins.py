@@ -24,8 +24,10 @@ JOINS = ("fill_holes", "hysteresis")
 
 @dataclass(frozen=True)
 class Open:
-    """The open pieces of one block: `sides` hold, along top, bottom, left and right, the number of the piece from 1, or
-    0; `marked` and `seed` (an index into the block's pixels) belong to pieces 1 to n.
+    """The open pieces of one block.
+
+    `sides` hold, along top, bottom, left and right, the number of the piece from 1, or 0; `marked` and `seed` (an index
+    into the block's pixels) belong to pieces 1 to n.
     """
 
     sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -99,7 +101,9 @@ def decide(step: BoundStep, blocks: Mapping[tuple[int, int], Open]) -> dict[tupl
                 if one and two:
                     edges.append(np.array([[own + one - 1], [offset[row + dy, column + dx] + two - 1]], np.int64))
     a, b = np.concatenate(edges, axis=1)
-    count, group = connected_components(coo_matrix((np.ones(len(a), bool), (a, b)), shape=(total, total)), directed=False)
+    count, group = connected_components(
+        coo_matrix((np.ones(len(a), bool), (a, b)), shape=(total, total)), directed=False
+    )
     marks = np.zeros(count, bool)
     marks[group[np.concatenate([some.marked for some in blocks.values()])]] = True
     found = {}

@@ -62,7 +62,7 @@ def number_block(some: Bench, at: tuple[int, int]) -> dict[str, np.ndarray | byt
     """Write the final labels of one block, and return what its seams look like."""
     from cellkit.engine.blockwise.outputs import label_store
 
-    job, core = some.job, some.job.core(at)
+    core = some.job.core(at)
     start, block = some.starts(), some.result("pass", some.plan.passes[-1].number, at)
     found: dict[str, np.ndarray | bytes] = {}
     for value in some.plan.emit:
@@ -70,7 +70,7 @@ def number_block(some: Bench, at: tuple[int, int]) -> dict[str, np.ndarray | byt
         if value.name not in some.plan.bound.outputs:
             continue
         ids = some.store.read_array(f"ids-{value.key}", core)
-        store = label_store(job, value, int(start[value.key][-1]))
+        store = label_store(some, value, int(start[value.key][-1]))
         store.write(core, numbers[ids].astype(store.dtype))
     return found
 

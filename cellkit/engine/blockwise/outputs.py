@@ -4,55 +4,108 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cellkit.engine.blockwise.number import numbers_of
 from cellkit.engine.blockwise.values import Value
+from cellkit.engine.outputs import objects_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cellkit.engine.blockwise.job import Bench, BlockJob
+    from cellkit.engine.blockwise.job import Bench
     from cellkit.io.omezarr import LabelStore
 
-__all__ = ["label_store", "rows"]
+__all__ = ["label_store", "rows", "write_features"]
 
 _MOST_32 = 2**32 - 1
 
 
-def label_store(job: BlockJob, value: Value, count: int, pixel_size: Any = None) -> LabelStore:
+def label_store(some: Bench, value: Value, count: int) -> LabelStore:
     """Return the store of final labels of one layer, ``TARGET/<layer>/<name>.zarr``, made where it is not there."""
     from cellkit.io.omezarr import LabelStore
 
-    dtype = np.uint32 if count <= _MOST_32 else np.uint64
-    path = Path(job.target) / value.name / f"{job.name}.zarr"
-    return LabelStore.create(path, job.shape, dtype, chunk=job.chunk, pixel_size=pixel_size, name=value.name)
+    job, dtype = some.job, np.uint32 if count <= _MOST_32 else np.uint64
+    if some.plan.graph.kinds[value].name != "labels":
+        dtype = np.uint16
+    size = some.slide.info.pixel_size
+    return LabelStore.create(job.result(value), job.shape, dtype, (job.chunk, job.chunk), size, value.name)
 
 
-def rows(some: Bench, number: int) -> Iterator[pa.Table]:
-    """Yield the rows of table step `number`, block after block, with the objects' final numbers."""
+def rows(some: Bench, number: int | None) -> Iterator[pa.Table]:
+    """Yield the rows of table step `number`, block after block, with the objects' final numbers.
+
+    None: the run-length codes of labels, which no step of the recipe makes.
+    """
+    if number is not None and some.plan.graph.steps[number].spec.name == "tally":
+        yield _tallied(some, number)
+        return
+    empty: pa.Table | None = None
+    begun = False
+    for index, table in _blocks(some, "t-rle" if number is None else f"t{number}"):
+        if table.num_rows:
+            begun = True
+            yield _numbered(some, number, index, table)
+        elif empty is None:
+            empty = table
+    if not begun and empty is not None:
+        yield _numbered(some, number, 0, empty)
+
+
+def _blocks(some: Bench, name: str) -> Iterator[tuple[int, pa.Table]]:
     import pyarrow as pa
 
-    graph, job = some.plan.graph, some.job
-    step, last = graph.steps[number], some.plan.passes[-1].number
-    value = _counted(some, number)
-    start = some.starts()[value.key]
+    job, last = some.job, some.plan.passes[-1].number
     for index in range(job.grid[0] * job.grid[1]):
         block = some.result("pass", last, divmod(index, job.grid[1]))
-        table = pa.ipc.open_stream(block[f"t{number}"].tobytes()).read_all()
-        if not table.num_rows and index:
-            continue
-        if "label" in table.column_names:
-            label = table["label"].to_numpy() + start[index]
-            table = table.set_column(table.column_names.index("label"), "label", pa.array(label, pa.int64()))
-        if step.spec.name == "relate":
-            parent = graph.reads[number][str(step.bindings["parent"])]
-            keys = table["parent"].to_numpy()
-            ids = numbers_of(some, some.starts()[parent.key], parent, keys)
-            table = table.set_column(table.column_names.index("parent"), "parent", pa.array(ids, pa.int64()))
-        yield table
+        yield index, pa.ipc.open_stream(block[name].tobytes()).read_all()
+
+
+def _numbered(some: Bench, number: int | None, index: int, table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    graph = some.plan.graph
+    start = some.starts()
+    counted = graph.ends[objects_of(some.plan.bound, "rle")] if number is None else _counted(some, number)
+    label = table["label"].to_numpy() + start[counted.key][index]
+    table = table.set_column(table.column_names.index("label"), "label", pa.array(label, pa.int64()))
+    if number is not None and graph.steps[number].spec.name == "relate":
+        step = graph.steps[number]
+        parent = graph.reads[number][str(step.bindings["parent"])]
+        ids = numbers_of(some, start[parent.key], parent, table["parent"].to_numpy())
+        table = table.set_column(table.column_names.index("parent"), "parent", pa.array(ids, pa.int64()))
+    return table
+
+
+def _tallied(some: Bench, number: int) -> pa.Table:
+    """Return the counts of all blocks added up."""
+    import pandas as pd
+    import pyarrow as pa
+
+    frame = pd.concat([table.to_pandas() for _, table in _blocks(some, f"t{number}")])
+    total = frame.groupby("class", sort=False, as_index=False)["count"].sum()
+    total["share"] = total["count"] / max(1, int(total["count"].sum()))
+    return pa.Table.from_pandas(total, preserve_index=False).replace_schema_metadata(None)
+
+
+def write_features(some: Bench, value: Value, path: Path) -> None:
+    """Write the objects of one layer as GeoJSON, block after block."""
+    from cellkit.formats import geojson
+    from cellkit.io import atomic
+
+    start = some.starts()[value.key]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        head, tail = geojson.around(some.job.name, some.job.shape, some.slide.info.pixel_size)
+        file.write(head)
+        first = True
+        for index, table in _blocks(some, f"g-{value.key}"):
+            for label, text in zip(table["label"].to_pylist(), table["geometry"].to_pylist(), strict=True):
+                file.write(("" if first else ",\n") + geojson.feature(text, label + int(start[index])))
+                first = False
+        file.write(tail)
 
 
 def _counted(some: Bench, number: int) -> Value:

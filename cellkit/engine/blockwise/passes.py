@@ -1,4 +1,4 @@
-"""Plan a recipe for blocks: where all blocks must be through a step before any goes on, and how much context each needs.
+"""Plan a recipe for blocks: where all blocks must be through a step before any goes on, and how much context it needs.
 
 Three kinds of step part a recipe into passes over the image. One that measures a `Histogram` waits until every block is
 counted. One that joins pieces of any size (`joins.JOINS`) waits until the pieces are linked over the cuts. And behind a
@@ -255,13 +255,17 @@ def _refuse(graph: Graph, number: int, step: BoundStep, tables: Sequence[int]) -
 def _refuse_bracket(step: BoundStep) -> None:
     where = step.where
     if any(kind.name in ("boxes", "instances") for _, kind in step.exports):
-        raise UsageError(f"{where}: boxes and instances cannot leave it block by block; turn them into labels inside it")
+        raise UsageError(
+            f"{where}: boxes and instances cannot leave it block by block; turn them into labels inside it"
+        )
     if step.spec.name == "resize":
         raise UsageError(
             f"{where}: cannot be done block by block; take another resolution with --level or --mpp instead"
         )
     if step.spec.name != "tile":
-        raise UsageError(f"{where}: a {step.spec.name} around the whole image cannot be done block by block; leave it out")
+        raise UsageError(
+            f"{where}: a {step.spec.name} around the whole image cannot be done block by block; leave it out"
+        )
     for inner in leaves(step.inner):
         if any(a.kinds[0] == KINDS["histogram"] for a in inner.spec.arguments):
             raise UsageError(f"{inner.where}: measures the whole image from inside a bracket; move it before {where}")

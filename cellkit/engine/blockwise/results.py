@@ -34,7 +34,11 @@ def pack_histogram(name: str, histogram: Histogram) -> dict[str, np.ndarray]:
     """Return the counts that are not 0."""
     channel, key = np.nonzero(histogram.counts)
     kept = histogram.counts[channel, key]
-    return {f"{name}-at": np.stack([channel, key]).astype(np.int32), f"{name}-n": kept, f"{name}-c": np.array([histogram.channels])}
+    return {
+        f"{name}-at": np.stack([channel, key]).astype(np.int32),
+        f"{name}-n": kept,
+        f"{name}-c": np.array([histogram.channels]),
+    }
 
 
 def unpack_histogram(name: str, found: Mapping[str, np.ndarray]) -> Histogram:

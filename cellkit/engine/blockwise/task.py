@@ -11,7 +11,7 @@ import numpy as np
 from cellkit.core.errors import StageError
 from cellkit.core.sample import Layer
 from cellkit.engine._count import histogram
-from cellkit.engine.blockwise.emit import Objects, find_objects, tables_of
+from cellkit.engine.blockwise.emit import Objects, features_of, find_objects, tables_of
 from cellkit.engine.blockwise.job import Bench, BlockJob, bench
 from cellkit.engine.blockwise.joins import join_block, mend
 from cellkit.engine.blockwise.number import number_block
@@ -20,7 +20,6 @@ from cellkit.engine.blockwise.results import pack, pack_histogram, pack_open, un
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.blockwise.window import Scene, look
 from cellkit.engine.executors import worker_name
-from cellkit.engine.opencv import single_threaded_opencv
 from cellkit.grid.cover import Window
 
 __all__ = ["Done", "Task", "carry_out"]
@@ -59,14 +58,13 @@ def carry_out(task: Task) -> Done:
     from cellkit.io import atomic
 
     started = perf_counter()
-    with single_threaded_opencv(2):
-        some = bench(task.job)
-        if task.what == "mend":
-            found, room = _mended(some, task), 0
-        elif task.what == "number":
-            found, room = pack(number_block(some, task.at)), 0
-        else:
-            found, room = _passed(some, task)
+    some = bench(task.job)
+    if task.what == "mend":
+        found, room = _mended(some, task), 0
+    elif task.what == "number":
+        found, room = pack(number_block(some, task.at)), 0
+    else:
+        found, room = _passed(some, task)
     path = task.job.file(task.what, task.number, task.at)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
@@ -139,9 +137,9 @@ def _kept(
         if value not in joined:
             some.store.write(value, core, _cut(scene.layers[value], inside))
     for number in now.join:
-        step = graph.steps[number]
-        first = graph.reads[number][str(step.bindings[step.spec.arguments[0].name])]
-        mask, opened = join_block(step, scene.layers[first].value[inside.slices], core, some.job.shape)
+        joining = graph.steps[number]
+        first = graph.reads[number][str(joining.bindings[joining.spec.arguments[0].name])]
+        mask, opened = join_block(joining, scene.layers[first].value[inside.slices], core, some.job.shape)
         (made,) = graph.made_by(number)
         some.store.write(made, core, Layer(graph.kinds[made], mask))
         found |= pack_open(f"j{number}", opened)
@@ -151,7 +149,7 @@ def _kept(
         for value, those in objects.items():
             some.store.write_array(f"ids-{value.key}", core, those.ids)
             found |= {f"k-{value.key}": those.keys, f"o-{value.key}": those.owned}
-        found |= tables_of(some, scene, objects)
+        found |= tables_of(some, scene, objects) | features_of(some, scene, objects)
     return found
 
 

@@ -102,7 +102,7 @@ def _of_labels(layer: Layer, state: Validity, step: BoundStep, sides: Sides) -> 
 
 
 def _support(step: BoundStep, bound: Mapping[str, Layer]) -> np.ndarray:
-    """Return the objects that a step looks at as a whole: its mask, else its labels, else where its field is above 0."""
+    """Return the objects a step looks at as a whole: its mask, else its labels, else where its field is above 0."""
     names = [name for name in step.bindings.values() if isinstance(name, str)]
     tests: tuple[tuple[str, Callable[[Any], np.ndarray]], ...] = (
         ("mask", lambda value: value),

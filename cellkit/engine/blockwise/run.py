@@ -1,0 +1,226 @@
+"""One image of a batch, block by block: whether it must be, how large its blocks are, and the record it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cellkit.core.check import WRITERS, Plan
+from cellkit.core.errors import CellkitError, UsageError
+from cellkit.core.recipe import dump
+from cellkit.engine.blockwise.drive import Step, run_passes
+from cellkit.engine.blockwise.job import Bench, BlockJob, forget
+from cellkit.engine.blockwise.number import audit
+from cellkit.engine.blockwise.outputs import label_store, rows, write_features
+from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
+from cellkit.engine.blockwise.store import CHUNK, scratch_bytes
+from cellkit.engine.blockwise.values import Value
+from cellkit.engine.footprint import bytes_per_pixel
+from cellkit.engine.manifest import Record
+from cellkit.engine.outputs import layers_for, objects_of, table_outputs
+from cellkit.grid.cover import Window
+
+if TYPE_CHECKING:
+    from cellkit.engine.executors import Workplace
+    from cellkit.io.slides import Slide
+
+__all__ = ["BlockSettings", "Sized", "run_image", "size_blocks"]
+
+_ROOM = 64
+_LARGEST = 4096
+_SEAM_SHARE = 0.02
+"""Straight outline along cuts that is too much: as a share of the length of all cuts, beyond that of other lines."""
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """How blocks are done. `bytes`: memory that all windows in work may take together; `lanes`: how many those are.
+
+    `level`, `mpp`: resolution; `device`, `compiled`: of networks; `plugins`: files of one's own stages.
+    """
+
+    bytes: int
+    lanes: int
+    level: int | None = None
+    mpp: float | None = None
+    device: str = "auto"
+    compiled: bool = False
+    plugins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sized:
+    """The side of a block, and the pixels that a window may grow to."""
+
+    side: int
+    most: int
+
+
+def size_blocks(plan: BlockPlan, channels: int, settings: BlockSettings) -> Sized:
+    """Return how large blocks are, by the memory there is.
+
+    Raises `UsageError` where not even the smallest fits.
+    """
+    each = bytes_per_pixel(plan.bound, layers_for(plan.bound), channels)
+    most = settings.bytes // settings.lanes // each
+    reach = max(some.reach for some in plan.passes) + _ROOM
+    step = int(np.lcm(CHUNK, plan.align))
+    side = step
+    # Half is left for a block that must be done again in a larger window.
+    while side + step <= _LARGEST and (side + step + 2 * reach) ** 2 * 2 <= most:
+        side += step
+    if (side + 2 * reach) ** 2 > most:
+        need = (side + 2 * reach) ** 2 * each * settings.lanes
+        raise UsageError(
+            f"--memory leaves {settings.bytes / 1e6:,.0f} MB for blocks; {settings.lanes} of {side} px with "
+            f"{reach} px around them take {need / 1e6:,.0f} MB; give more, or fewer --workers"
+        )
+    return Sized(side, most)
+
+
+def run_image(
+    bound: Plan, slide: Slide, record: Record, folder: Path, settings: BlockSettings, place: Workplace, tell: Step
+) -> Record:
+    """Carry out `bound` on one image of any size, and return its record.
+
+    `record` says which image and recipe it is; `folder` is that of the run. What was done of it before is kept.
+
+    Raises `CellkitError` where the recipe cannot be done block by block, or a block fails.
+    """
+    plan = plan_blocks(bound)
+    height, width, channels = slide.info.shape
+    sized = size_blocks(plan, channels, settings)
+    source = slide.spec.source
+    digest = _digest(record, sized, settings, slide)
+    scratch = folder / ".cellkit" / "blocks"
+    place_of = scratch / f"{record.name}-{digest[:12]}"
+    job = BlockJob(
+        recipe=dump(bound.resolved()),
+        name=record.name,
+        paths=tuple(map(str, source.paths)),
+        folder=str(place_of.absolute()),
+        target=str(folder.absolute()),
+        shape=(height, width),
+        side=sized.side,
+        most=sized.most,
+        level=settings.level,
+        mpp=settings.mpp,
+        device=settings.device,
+        compiled=settings.compiled,
+        plugins=settings.plugins,
+        fields=tuple(dict(source.fields).items()),
+        channels=source.channels,
+        digest=digest,
+    )
+    _forget_others(scratch, record.name, Path(job.folder))
+    try:
+        some = run_passes(job, place, tell)
+        done = _finished(some, folder)
+    finally:
+        forget(job)
+    return replace(record, status="done", **done)  # type: ignore[arg-type]
+
+
+def clear(folder: Path, name: str) -> None:
+    """Remove what blocks have left in the run's state for an image that is done."""
+    _forget_others(folder / ".cellkit" / "blocks", name, None)
+
+
+def _digest(record: Record, sized: Sized, settings: BlockSettings, slide: Slide) -> str:
+    texts = (record.recipe, record.digest, str(sized.side), str(settings.level), str(settings.mpp), str(slide.shape))
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _forget_others(scratch: Path, name: str, own: Path | None) -> None:
+    for path in scratch.glob("*") if scratch.is_dir() else ():
+        if path.name[: -len("-123456789012")] == name and path != own:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _finished(some: Bench, folder: Path) -> dict[str, object]:
+    """Finish the stores, audit the seams, and return what the record says."""
+    job, plan, start = some.job, some.plan, some.starts()
+    files: dict[str, int] = {}
+    facts: dict[str, object] = {
+        "objects": {v.name: int(start[v.key][-1]) for v in plan.emit if plan.graph.ends.get(v.name) == v},
+        "height": job.shape[0], "width": job.shape[1], "pixel_size": some.slide.info.pixel_size,
+        "notes": _notes(some), "fields": dict(job.fields),
+    }  # fmt: skip
+    seams = {}
+    for value in plan.emit:
+        if value.name in plan.bound.outputs:
+            store = label_store(some, value, int(start[value.key][-1]))
+            seams[value.name] = _audited(some, store.read, value.name)
+            store.finish()
+            files[f"{value.name}/{job.name}.zarr"] = scratch_bytes(store.path)
+    for value in plan.keep:
+        files[f"{value.name}/{job.name}.zarr"] = _kept(some, value)
+    if "geojson" in plan.bound.outputs:
+        layer = plan.graph.ends[objects_of(plan.bound, "geojson")]
+        path = folder / "geojson" / f"{job.name}.geojson"
+        write_features(some, layer, path)
+        files[f"geojson/{job.name}.geojson"] = path.stat().st_size
+    facts["seams"] = seams
+    return {"facts": facts, "files": files, "tables": _tables(some)}
+
+
+def _audited(some: Bench, read: Callable[[Window], np.ndarray], name: str) -> dict[str, float]:
+    seams = audit(some.job, read)
+    down, across = some.job.grid
+    length = (down - 1) * some.job.shape[1] + (across - 1) * some.job.shape[0]
+    if seams.excess > max(64, _SEAM_SHARE * length):
+        raise CellkitError(
+            f"{name}: objects are cut at the seams: {seams.straight:,} px of straight outline along {length:,} px of "
+            f"cuts between blocks, where other lines have {seams.expected:,.0f}; a step reaches farther than it says"
+        )
+    return {
+        "touching": seams.touching,
+        "straight": seams.straight,
+        "expected": round(seams.expected, 1),
+        "cuts_px": length,
+    }
+
+
+def _notes(some: Bench) -> list[str]:
+    job, (down, across) = some.job, some.job.grid
+    notes = [f"done in {down} x {across} blocks of {job.side} px", *some.slide.notes, *some.networks.notes()]
+    left_out = [
+        name for name in some.plan.bound.outputs
+        if name in WRITERS and name not in some.plan.bound.layers and name not in ("geojson", "rle")
+    ]  # fmt: skip
+    if left_out:
+        notes.append(f"not written of an image done in blocks: {', '.join(left_out)}")
+    return notes
+
+
+def _kept(some: Bench, value: Value) -> int:
+    """Move a layer that is no labels to where the run's results lie."""
+    path = some.job.result(value)
+    source = Path(some.job.folder) / "layers" / value.key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if source.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        source.rename(path)
+    return scratch_bytes(path)
+
+
+def _tables(some: Bench) -> dict[str, Iterator[bytes]]:
+    """Return the rows of every table output, block after block, as Arrow streams."""
+    import pyarrow as pa
+
+    def streams(number: int | None) -> Iterator[bytes]:
+        for table in rows(some, number):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            yield sink.getvalue().to_pybytes()
+
+    bound, ends = some.plan.bound, some.plan.graph.ends
+    wanted = {name: ends[name].step if name in bound.layers else None for name in table_outputs(bound)}
+    return {name: streams(number) for name, number in wanted.items()}

@@ -1,0 +1,110 @@
+"""Images of a batch in other processes, on this machine or by Dask: a few at a time, by the functions of this one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from cellkit.core.check import plan
+from cellkit.core.recipe import dump, load
+from cellkit.engine.batch import Job, Outcome, Settings, worked
+from cellkit.engine.executors import Workplace, quiet_worker, worker_name
+from cellkit.engine.footprint import Room
+from cellkit.engine.manifest import Manifest, Record
+from cellkit.engine.networks import divide_memory, networks_for
+from cellkit.engine.reading import Reader
+
+if TYPE_CHECKING:
+    from cellkit.io import Source
+
+__all__ = ["outcomes_elsewhere"]
+
+_AT_ONCE = 8
+"""Images that a worker is given together."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Some images and what to do with them, in words that any process understands; `before`: what is known of them."""
+
+    recipe: str
+    folder: str
+    digest: str
+    settings: Settings
+    sources: tuple[Source, ...]
+    before: tuple[Record | None, ...]
+
+
+def outcomes_elsewhere(
+    job: Job, sources: Sequence[Source], manifest: Manifest, settings: Settings
+) -> Iterator[Outcome]:
+    """Yield outcomes as they come."""
+    recipe, folder = dump(job.plan.resolved()), str(job.folder.absolute())
+
+    def errands() -> Iterator[Errand]:
+        for first in range(0, len(sources), _AT_ONCE):
+            some = tuple(sources[first : first + _AT_ONCE])
+            yield Errand(recipe, folder, job.digest, settings, some, tuple(manifest.get(s.name) for s in some))
+
+    with Workplace(settings.pool, settings.workers, settings.scheduler) as place:
+        for errand, found in place.map(run_errand, errands()):
+            if isinstance(found, list):
+                yield from found
+                continue
+            for source in errand.sources:
+                record = Record(
+                    source.name, str(source.paths[0]), job.digest, reason=f"{type(found).__name__}: {found}"
+                )
+                yield Outcome(replace(record, facts={"fields": dict(source.fields)}))
+
+
+def run_errand(errand: Errand) -> list[Outcome]:
+    """Do the images of an errand, one after another."""
+    job = _job(errand)
+    found = []
+    for source, before in zip(errand.sources, errand.before, strict=True):
+        reading = job.reader.read(source, before)
+        job.reader.ahead.put(-reading.size)  # nobody reads ahead here
+        try:
+            outcome = worked(job, source, reading)
+        finally:
+            job.reader.room.leave(reading.room)
+        facts = {**outcome.record.facts, "worker": worker_name()}
+        found.append(outcome if outcome.kept else replace(outcome, record=replace(outcome.record, facts=facts)))
+    return found
+
+
+_jobs: dict[str, Job] = {}
+_lock = threading.Lock()
+
+
+def _job(errand: Errand) -> Job:
+    """Return what this process has opened for a run, opening it the first time."""
+    key = json.dumps([errand.digest, errand.folder])
+    with _lock:
+        if key not in _jobs:
+            _jobs.clear()
+            _jobs[key] = _opened(errand)
+        return _jobs[key]
+
+
+def _opened(errand: Errand) -> Job:
+    from cellkit.core import registry
+
+    quiet_worker()
+    settings = errand.settings
+    for path in settings.plugins:
+        registry.load_file(path)
+    bound = plan(load(errand.recipe))
+    networks = networks_for(bound, settings.device, settings.compiled, alone=False)
+    room = divide_memory(networks, settings)
+    most = room if room is not None else psutil.virtual_memory().total // 2
+    folder = Path(errand.folder)
+    reader = Reader(bound, folder, errand.digest, Room(room), most, settings.level, settings.mpp)
+    return Job(bound, folder, folder / ".cellkit" / "tmp", errand.digest, reader, networks)

@@ -1,0 +1,113 @@
+"""How far a run has come, read from its folder while it goes on or afterwards."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellkit.core.errors import UsageError
+
+__all__ = ["Blocks", "Status", "read_status"]
+
+_MOST_FAILURES = 1000
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """An image in work block by block: in which stage it is, and when that was written, in seconds before now."""
+
+    image: str
+    stage: str
+    done: int
+    total: int
+    ago: float
+    worker: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """Images by what became of them, objects found, seconds of work, and who failed why. `running`: the folder is held."""
+
+    folder: Path
+    running: bool
+    ended: bool
+    total: int
+    done: int
+    failed: int
+    waiting: int
+    objects: int
+    seconds: float
+    failures: tuple[tuple[str, str, str], ...] = ()
+    blocks: tuple[Blocks, ...] = ()
+
+
+def read_status(folder: str | Path) -> Status:
+    """Return how far the run in `folder` has come. Never waits for the run, and never holds it up.
+
+    Raises `UsageError` where the folder holds no run.
+    """
+    folder = Path(folder)
+    path = folder / ".cellkit" / "state.sqlite"
+    if not path.is_file():
+        raise UsageError(f"{folder}: holds no run of cellkit (no {path.relative_to(folder)})")
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+    except sqlite3.Error as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    try:
+        return _read(db, folder)
+    except sqlite3.Error as error:
+        raise UsageError(f"{path}: cannot be read: {error}; was it written by another version of cellkit?") from error
+    finally:
+        db.close()
+
+
+def _read(db: sqlite3.Connection, folder: Path) -> Status:
+    here = "FROM images WHERE position IS NOT NULL"
+    counts = dict(db.execute(f"SELECT status, COUNT(*) {here} GROUP BY status"))
+    (seconds,) = db.execute(f"SELECT COALESCE(SUM(seconds), 0) {here}").fetchone()
+    objects = 0
+    for (facts,) in db.execute(f"SELECT facts {here} AND status = 'done'"):
+        objects += next(iter(json.loads(facts).get("objects", {}).values()), 0)
+    failures = db.execute(
+        f"SELECT name, source, reason {here} AND status = 'failed' ORDER BY position LIMIT {_MOST_FAILURES}"
+    ).fetchall()
+    now = time.time()
+    blocks = [
+        Blocks(image, stage, done, total, max(0.0, now - at), worker or "")
+        for image, stage, done, total, worker, at in db.execute(
+            "SELECT image, stage, done, total, worker, at FROM progress ORDER BY image"
+        )
+    ]
+    return Status(
+        folder,
+        _held(folder),
+        (folder / "run.json").is_file(),
+        sum(counts.values()),
+        counts.get("done", 0),
+        counts.get("failed", 0),
+        counts.get("waiting", 0),
+        objects,
+        seconds,
+        tuple((name, source or "", reason or "") for name, source, reason in failures),
+        tuple(blocks),
+    )
+
+
+def _held(folder: Path) -> bool:
+    """Tell whether a run holds the folder now."""
+    path = folder / ".cellkit" / "lock"
+    if not path.is_file():
+        return False
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+        lock.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        return True
+    finally:
+        lock.close()
+    return False
