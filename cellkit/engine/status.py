@@ -29,7 +29,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Status:
-    """Images by what became of them, objects found, seconds of work, and who failed why. `running`: the folder is held."""
+    """Images by what became of them, objects, seconds of work, who failed why. `running`: a run holds the folder."""
 
     folder: Path
     running: bool

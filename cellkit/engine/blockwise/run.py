@@ -16,9 +16,9 @@ from cellkit.core.errors import CellkitError, UsageError
 from cellkit.core.recipe import dump
 from cellkit.engine.blockwise.drive import Step, run_passes
 from cellkit.engine.blockwise.job import Bench, BlockJob, forget
-from cellkit.engine.blockwise.number import audit
 from cellkit.engine.blockwise.outputs import label_store, rows, write_features
 from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
+from cellkit.engine.blockwise.seams import audit, unexplained
 from cellkit.engine.blockwise.store import CHUNK, scratch_bytes
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.footprint import bytes_per_pixel
@@ -171,20 +171,22 @@ def _finished(some: Bench, folder: Path) -> dict[str, object]:
 
 
 def _audited(some: Bench, read: Callable[[Window], np.ndarray], name: str) -> dict[str, float]:
+    """Return what the seams of one layer look like. Raises `CellkitError` where objects are cut at them."""
     seams = audit(some.job, read)
-    down, across = some.job.grid
-    length = (down - 1) * some.job.shape[1] + (across - 1) * some.job.shape[0]
-    if seams.excess > max(64, _SEAM_SHARE * length):
+    straight, limit = seams.straight, max(64.0, _SEAM_SHARE * seams.cuts)
+    if seams.excess > limit:
+        straight = unexplained(some.job, read, lambda window: some.slide.read(_inside(window, some.job.shape))["raw"])
+    if straight - seams.expected > limit:
         raise CellkitError(
-            f"{name}: objects are cut at the seams: {seams.straight:,} px of straight outline along {length:,} px of "
+            f"{name}: objects are cut at the seams: {straight:,} px of straight outline along {seams.cuts:,} px of "
             f"cuts between blocks, where other lines have {seams.expected:,.0f}; a step reaches farther than it says"
         )
-    return {
-        "touching": seams.touching,
-        "straight": seams.straight,
-        "expected": round(seams.expected, 1),
-        "cuts_px": length,
-    }
+    expected = round(seams.expected, 1)
+    return {"touching": seams.touching, "straight": straight, "expected": expected, "cuts_px": seams.cuts}
+
+
+def _inside(window: Window, shape: tuple[int, int]) -> Window:
+    return window.clipped(Window(0, 0, *shape))
 
 
 def _notes(some: Bench) -> list[str]:

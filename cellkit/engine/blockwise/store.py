@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +95,7 @@ class Store:
         from numcodecs import Blosc
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        own = path.with_name(f".{path.name}-{os.getpid()}-{id(self)}")
+        own = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
         zarr.create(
             (*self.shape, *more), store=str(own), chunks=(self.chunk, self.chunk, *more), dtype=dtype, fill_value=0,
             compressor=Blosc("lz4", 1, Blosc.BITSHUFFLE), zarr_format=2, overwrite=True,
