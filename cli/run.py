@@ -41,6 +41,7 @@ class _Options:
     mpp: float | None
     pool: str
     scheduler: str | None
+    blocks: int | None
 
 
 @click.command("run", short_help="Run a recipe on images and write what it makes.")
@@ -63,6 +64,7 @@ class _Options:
     default="threads",
     help="What workers are.  [default: threads]",
 )
+@click.option("--blocks", type=click.IntRange(min=64), metavar="PX", help="Do every image in blocks of this side.")
 @click.option("--scheduler", metavar="ADDRESS", help="Work by Dask: tcp://host:8786, or local for a cluster here.")
 @click.option("--compile", "compiled", is_flag=True, help="Let torch compile networks first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -96,6 +98,7 @@ def run_command(ctx: click.Context, **given: Any) -> None:
         pool="dask" if options.scheduler else options.pool,  # type: ignore[arg-type]
         scheduler=options.scheduler or "local",
         plugins=options.plugins,
+        blocks=options.blocks,
     )  # fmt: skip
     try:
         with show:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cellkit.engine.executors import Kind
     from cellkit.io import Source
 
-__all__ = ["BatchResult", "Job", "Outcome", "Settings", "run_batch", "worked"]
+__all__ = ["BatchResult", "Job", "Outcome", "Settings", "most_of", "run_batch", "worked"]
 
 STATE_FOLDER = ".cellkit"
 
@@ -48,6 +48,7 @@ class Settings:
     the bytes that this process should stay within (None: no bound). `compiled`: let torch compile networks. `level`,
     `mpp`: the resolution to read, see `cellkit.io.open_slide`. `pool`: where work is done, `scheduler` the address of
     Dask's, see `cellkit.engine.executors.Workplace`. `plugins`: files of one's own stages, for other processes.
+    `blocks`: do every image in blocks of about so many pixels a side, whether it fits in memory or not.
     """
 
     workers: int | None = None
@@ -60,6 +61,7 @@ class Settings:
     pool: Kind = "threads"
     scheduler: str = "local"
     plugins: tuple[str, ...] = ()
+    blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def run_batch(
     started = perf_counter()
     digest = _digest_recipe(bound, networks)
     room = divide_memory(networks, settings)
-    most = room if room is not None else psutil.virtual_memory().total // 2
+    most = most_of(room, settings)
     reader = Reader(bound, folder, digest, Room(room), most, settings.level, settings.mpp)
     job = Job(bound, folder, folder / STATE_FOLDER / "tmp", digest, reader, networks)
     with (
@@ -156,6 +158,13 @@ def run_batch(
             bound, manifest, result, {"recipe": job.digest, "networks": networks.digests(), "device": networks.device}
         )
     return result
+
+
+def most_of(room: int | None, settings: Settings) -> int:
+    """Return the bytes that one image and its layers may take before it is done in blocks."""
+    if settings.blocks is not None:
+        return 0
+    return room if room is not None else psutil.virtual_memory().total // 2
 
 
 def _refuse_stopped(bound: Plan) -> None:

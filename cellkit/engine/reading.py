@@ -154,10 +154,12 @@ class Reader:
 
     def _enter(self, source: Source) -> int:
         """Wait until there is memory for the image and all its layers. Raises `TooLarge` where there never is."""
-        if self.room.limit is None and not _may_be_large(source.paths):
+        if self.room.limit is None and self.most and not _may_be_large(source.paths):
             return 0
         height, width, channels = self._shape(source)
         size = height * width * bytes_per_pixel(self.plan, layers_for(self.plan), channels)
+        if not self.most:
+            raise TooLarge(f"{source.paths[0]}: is to be done in blocks")
         if size > self.most:
             where = "--memory leaves" if self.room.limit is not None else "half of this machine's memory is"
             raise TooLarge(

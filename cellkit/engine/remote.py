@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from cellkit.core.check import plan
 from cellkit.core.recipe import dump, load
-from cellkit.engine.batch import Job, Outcome, Settings, worked
+from cellkit.engine.batch import Job, Outcome, Settings, most_of, worked
 from cellkit.engine.executors import Workplace, quiet_worker, worker_name
 from cellkit.engine.footprint import Room
 from cellkit.engine.manifest import Manifest, Record
@@ -104,7 +102,6 @@ def _opened(errand: Errand) -> Job:
     bound = plan(load(errand.recipe))
     networks = networks_for(bound, settings.device, settings.compiled, alone=False)
     room = divide_memory(networks, settings)
-    most = room if room is not None else psutil.virtual_memory().total // 2
     folder = Path(errand.folder)
-    reader = Reader(bound, folder, errand.digest, Room(room), most, settings.level, settings.mpp)
+    reader = Reader(bound, folder, errand.digest, Room(room), most_of(room, settings), settings.level, settings.mpp)
     return Job(bound, folder, folder / ".cellkit" / "tmp", errand.digest, reader, networks)

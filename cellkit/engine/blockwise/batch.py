@@ -40,8 +40,9 @@ def block_outcomes(
         memory = job.reader.room.limit or min(psutil.virtual_memory().total // 4, _MOST)
         lanes = (place.workers or os.cpu_count() or 1) if place.shares_memory else 1
         own = BlockSettings(
-            memory, lanes, settings.level, settings.mpp, settings.device, settings.compiled, settings.plugins
-        )
+            memory, lanes, settings.level, settings.mpp, settings.device, settings.compiled, settings.plugins,
+            settings.blocks,
+        )  # fmt: skip
         for source, outcome in large:
             record = _one(job, source, outcome, (manifest, own, place), on_block)
             yield Outcome(record)

@@ -42,7 +42,8 @@ _SEAM_SHARE = 0.02
 class BlockSettings:
     """How blocks are done. `bytes`: memory that all windows in work may take together; `lanes`: how many those are.
 
-    `level`, `mpp`: resolution; `device`, `compiled`: of networks; `plugins`: files of one's own stages.
+    `level`, `mpp`: resolution; `device`, `compiled`: of networks; `plugins`: files of one's own stages; `side`: of a
+    block, where it is not to follow from the memory.
     """
 
     bytes: int
@@ -52,6 +53,7 @@ class BlockSettings:
     device: str = "auto"
     compiled: bool = False
     plugins: tuple[str, ...] = ()
+    side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,11 @@ def size_blocks(plan: BlockPlan, channels: int, settings: BlockSettings) -> Size
     each = bytes_per_pixel(plan.bound, layers_for(plan.bound), channels)
     most = settings.bytes // settings.lanes // each
     reach = max(some.reach for some in plan.passes) + _ROOM
-    step = int(np.lcm(CHUNK, plan.align))
-    side = step
+    if settings.side is not None:
+        chunk = CHUNK if settings.side >= CHUNK else 16
+        step = int(np.lcm(chunk, plan.align))
+        return Sized(-(-settings.side // step) * step, most)
+    side = step = int(np.lcm(CHUNK, plan.align))
     # Half is left for a block that must be done again in a larger window.
     while side + step <= _LARGEST and (side + step + 2 * reach) ** 2 * 2 <= most:
         side += step
