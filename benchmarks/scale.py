@@ -5,7 +5,7 @@
 ``python benchmarks/scale.py workers --side 6000``
     The same image by 1, 2 and 4 workers of Dask, and by a pool of as many local processes; outputs are compared.
 ``python benchmarks/scale.py many --images 10000``
-    Small images in one run: memory at 1,000 and at the end, a kill on the way, what is done again, and `cellkit status`.
+    Small images in one run: memory at 1,000 and at the end, a kill on the way, what is done again, `cellkit status`.
 
 Every run is the whole command in a process of its own. Start-up, measured on an image of 64 px, is given apart.
 """
@@ -111,9 +111,8 @@ def workers(folder: Path, given: argparse.Namespace) -> None:
         shutil.rmtree(out)
     for n in (1, 2, 4):
         ratio = found[f"Dask, {n} workers"] / found[f"processes, {n}"]
-        print(
-            f"  {n} workers: speed-up {found['Dask, 1 workers'] / found[f'Dask, {n} workers']:.2f}, Dask by local {ratio:.2f}"
-        )
+        gain = found["Dask, 1 workers"] / found[f"Dask, {n} workers"]
+        print(f"  {n} workers: speed-up {gain:.2f}, Dask by local {ratio:.2f}")
 
 
 def many(folder: Path, given: argparse.Namespace) -> None:

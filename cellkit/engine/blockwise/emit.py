@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cellkit.engine.blockwise.job import Bench
 
-__all__ = ["Objects", "features_of", "find_objects", "tables_of"]
+__all__ = ["Objects", "features_of", "find_objects", "parents_seen", "tables_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +98,14 @@ def tables_of(some: Bench, scene: Scene, objects: Mapping[Value, Objects]) -> di
             layers = {"raw": scene.sample.layer("raw")}
             for name, value in reads.items():
                 layers[name] = frames[value] if value in frames else scene.layers.get(value, layers["raw"])
-            own = {str(step.bindings[a.name]) for a in step.spec.arguments[: 2 if step.spec.name == "relate" else 1]}
-            for name in own & set(reads):
-                if reads[name] in objects:
-                    layers[name] = replace(layers[name], value=_owned(objects[reads[name]]))
-            sample = replace(scene.sample, layers=MappingProxyType(layers))
+            child = str(step.bindings["child"]) if step.spec.name == "relate" else first
+            owned = _owned(objects[reads[child]])
+            layers[child] = replace(layers[child], value=owned)
+            part = _around(owned)
+            sample = replace(scene.sample, layers=MappingProxyType({n: _cut(x, part) for n, x in layers.items()}))
             frame = apply(step, sample, some.networks)[step.output]
             if step.spec.name == "measure":
-                frame = _moved(frame, scene)
+                frame = _moved(frame, scene, part)
             if step.spec.name == "relate":
                 parent = reads[str(step.bindings["parent"])]
                 frame = frame.assign(parent=_keys(objects[parent], frame["parent"].to_numpy()))
@@ -116,6 +116,35 @@ def tables_of(some: Bench, scene: Scene, objects: Mapping[Value, Objects]) -> di
         layer = graph.ends[objects_of(some.plan.bound, "rle")]
         found["t-rle"] = _stream(_rle(scene, objects[layer]))
     return found
+
+
+def parents_seen(some: Bench, objects: Mapping[Value, Objects]) -> bool:
+    """Tell whether all of every object is seen that a `relate` step may find to hold an owned one."""
+    for number in some.plan.tables:
+        step, reads = some.plan.graph.steps[number], some.plan.graph.reads[number]
+        if step.spec.name == "relate":
+            child, parent = (objects[reads[str(step.bindings[name])]] for name in ("child", "parent"))
+            held = np.unique(parent.labels[_owned(child) > 0])
+            if (parent.key_of[held[held > 0]] < 0).any():
+                return False
+    return True
+
+
+def _around(labels: np.ndarray) -> Window:
+    """Return the smallest window that holds all objects, which hangs on nothing but them; 1 px where there is none.
+
+    Places are then the same to the last bit whatever window a block was seen through.
+    """
+    rows, columns = (np.flatnonzero((labels > 0).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return Window(0, 0, 1, 1)
+    return Window(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def _cut(layer: Layer, part: Window) -> Layer:
+    if layer.kind.name == "table":
+        return layer
+    return replace(layer, value=np.ascontiguousarray(layer.value[part.slices]))
 
 
 def _stream(frame: pd.DataFrame) -> bytes:
@@ -163,10 +192,11 @@ def _keys(those: Objects, ids: np.ndarray) -> np.ndarray:
     return keys[ids.astype(np.int64)]
 
 
-def _moved(frame: pd.DataFrame, scene: Scene) -> pd.DataFrame:
-    """Return measurements with places counted from the corner of the image."""
+def _moved(frame: pd.DataFrame, scene: Scene, part: Window) -> pd.DataFrame:
+    """Return measurements of a part of the window with places counted from the corner of the image."""
     size = scene.sample.pixel_size or (1.0, 1.0)
-    for axis, offset, scale in (("y", scene.window.top, size[0]), ("x", scene.window.left, size[1])):
+    top, left = scene.window.top + part.top, scene.window.left + part.left
+    for axis, offset, scale in (("y", top, size[0]), ("x", left, size[1])):
         for name in (f"centroid_{axis}", f"bbox_{axis}0", f"bbox_{axis}1"):
             if name in frame:
                 frame[name] = frame[name] + offset

@@ -11,7 +11,7 @@ import numpy as np
 from cellkit.core.errors import StageError
 from cellkit.core.sample import Layer
 from cellkit.engine._count import histogram
-from cellkit.engine.blockwise.emit import Objects, features_of, find_objects, tables_of
+from cellkit.engine.blockwise.emit import Objects, features_of, find_objects, parents_seen, tables_of
 from cellkit.engine.blockwise.job import Bench, BlockJob, bench
 from cellkit.engine.blockwise.joins import join_block, mend
 from cellkit.engine.blockwise.number import number_block
@@ -121,7 +121,7 @@ def _right(some: Bench, now: Pass, scene: Scene, core: Window) -> dict[Value, Ob
             objects[value] = found
         elif not scene.valid[value].holds(inside):
             return None
-    return objects
+    return objects if not now.last or parents_seen(some, objects) else None
 
 
 def _kept(
