@@ -109,17 +109,18 @@ def test_a_worker_that_is_killed_has_its_work_done_by_another(slide, cellkit, tm
         str(cellkit.script),
         *map(str, in_blocks(slide, tmp_path / "out", "--pool", "processes", "--workers", 2)),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     scratch, killed = tmp_path / "out" / ".cellkit" / "blocks", False
-    while process.poll() is None:
-        if not killed and len(list(scratch.glob("*/pass-*/*.npz"))) >= 4:
-            own = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
-            if own:
-                os.kill(own[0].pid, signal.SIGKILL)
-                killed = True
-        time.sleep(0.01)
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            if not killed and len(list(scratch.glob("*/pass-*/*.npz"))) >= 4:
+                workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+                if workers:
+                    os.kill(workers[0].pid, signal.SIGKILL)
+                    killed = True
+            time.sleep(0.01)
     assert killed
-    assert process.returncode == 0, process.stderr.read() if process.stderr else ""
+    assert process.returncode == 0, (tmp_path / "said").read_text()
     np.testing.assert_array_equal(labels(tmp_path / "out"), labels(calm))
 
 

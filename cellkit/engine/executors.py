@@ -68,8 +68,8 @@ class Workplace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=self.kind != "dask", cancel_futures=True)
+        if self._executor is not None and self.kind != "dask":
+            self._executor.shutdown(wait=True, cancel_futures=True)
         for some in (self._client, self._cluster):
             if some is not None:
                 some.close()
