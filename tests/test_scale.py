@@ -168,3 +168,14 @@ def test_status_of_no_run_and_a_scheduler_that_is_not_there(cellkit, tmp_path):
         "run", "nuclei-classical", tmp_path / "a.png", "-o", tmp_path / "o", "--scheduler", "tcp://127.0.0.1:9", code=2
     )
     assert "cannot be reached" in done.stderr
+
+
+def test_a_network_in_blocks_tells_what_it_tells_of_the_whole(slide, cellkit, tmp_path):
+    """Within the rounding of its numbers: nearly every object is the same to the pixel, and none is missing."""
+    found = []
+    for number, more in enumerate(((), ("--blocks", 512))):
+        out = tmp_path / str(number)
+        cellkit("run", "nuclei", slide, "-o", out, "--outputs", "labels,rle", "--device", "cpu", *more)
+        found.append(pd.read_csv(out / "rle.csv")["EncodedPixels"])
+    assert len(found[0]) == len(found[1]) > 100
+    assert len(set(found[0]) & set(found[1])) > 0.98 * len(found[0])

@@ -92,10 +92,15 @@ class Workplace:
         try:
             while True:
                 while len(pending) < 2 * (self.workers or 1):
+                    # What was in work when a worker died goes alone, so that the next death is its own doing.
+                    if again and pending:
+                        break
                     turn = again.popleft() if again else next(((x, 1) for x in waiting), None)
                     if turn is None:
                         break
                     pending[self._submit(function, turn[0])] = turn
+                    if turn[1] > 1:
+                        break
                 if not pending:
                     return
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
