@@ -54,7 +54,7 @@ def _panels(rows: Sequence[Row], keys: Mapping[str, Sequence[str]]) -> list[tupl
         if every:
             bars = [Bar(one.label, Score(name, one.mean.value, one.mean.low, one.mean.high), dots=_dots(one))
                     for one in every]  # fmt: skip
-            found.append((f"by {key}: mean over {every[0].cells:,} cells each", bars))
+            found.append((f"by {every[0].over(key)}", bars))
     return found
 
 
@@ -93,7 +93,7 @@ def _cells(rows: Sequence[Row], keys: Mapping[str, Sequence[str]], baseline: str
     for key, labels in keys.items():
         found = marginals(rows, key, labels)
         if found:
-            parts.append(f"<h3>By {escape(key)}</h3>{table(*marginal_cells(found))}")
+            parts.append(f"<h3>By {escape(found[0].over(key))}</h3>{table(*marginal_cells(found))}")
     if len(parts) > 1:
         parts.append(_ALIKE)
     notes = [f"{row.name}: {note}" for row in rows for note in row.notes]

@@ -105,6 +105,10 @@ class Marginal:
     gain: Span | None
     dots: tuple[float, ...] = ()
 
+    def over(self, key: str) -> str:
+        """Return what a mean by `key` is over, in words."""
+        return f"{key}, the mean over {self.cells:,} cells each" if self.cells > 1 else f"{key}, all else alike"
+
 
 def mean_of(parts: Sequence[Part]) -> Span:
     """Return the mean of the scores of several networks, with the interval of the mean of their resamples."""
@@ -166,16 +170,19 @@ def marginals(rows: Sequence[Row], key: str, labels: Sequence[str]) -> list[Marg
     """Return what each of the `labels` of a varied key comes to, the other keys alike.
 
     Only those combinations of the other keys count of which all labels have a score on the same images, so that no
-    label is compared by easier company. Empty where there is none.
+    label is compared by easier company. Labels of which no cell has a score are left out. Empty where there is nothing
+    to compare.
     """
     blocks: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
         if key in row.values and not row.of:
             others = tuple(value for name, value in row.values.items() if name != key)
             blocks.setdefault(others, {})[row.values[key]] = row
+    some = {label for block in blocks.values() for label, row in block.items() if row.known}
+    labels = [label for label in labels if label in some]
     whole = [block for block in blocks.values() if all(label in block and block[label].known for label in labels)]
     whole = [block for block in whole if len({_images(row) for row in block.values()}) == 1]
-    if not whole:
+    if not whole or len(labels) < 2:
         return []
     found, first = [], labels[0]
     for label in labels:
@@ -259,9 +266,7 @@ def markdown(rows: Sequence[Row], keys: Mapping[str, Sequence[str]], baseline: s
     for key, labels in keys.items():
         found = marginals(rows, key, labels)
         if found:
-            parts.append(
-                f"By {_safe(key)}, the mean over {found[0].cells:,} cells each:\n\n{_lines(*marginal_cells(found))}"
-            )
+            parts.append(f"By {_safe(found[0].over(key))}:\n\n{_lines(*marginal_cells(found))}")
     if about:
         parts.append(_safe(about))
     return "\n\n".join(parts) + "\n"

@@ -26,7 +26,9 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[s
 
     A key without a dot replaces its section. None takes a key away, so that its default counts. Sections are set
     before what is in them; another optimiser, schedule or architecture keeps of the parameters there are those that it
-    has. Whether the values are any good is for `cellkit.train.config.parse_config` to say.
+    has. What follows ``recipe.`` is a parameter of a step of the recipe that the config names.
+
+    Whether the values are any good is for `cellkit.train.config.parse_config` to say.
 
     Raises `UsageError` where a key leads into something that has no keys.
     """
@@ -35,6 +37,9 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[s
     for key in sorted(changes, key=lambda key: (key.count("."), not key.endswith(names))):
         value = copy.deepcopy(changes[key])
         section, _, rest = key.partition(".")
+        if section == "recipe" and rest:
+            _set_in_recipe(found, rest, value)
+            continue
         if section in NAMED and rest:
             registry, default = NAMED[section]
             now = found.get(section) or default
@@ -53,6 +58,15 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[s
                 left_out += [f"model.parameters.{name}: {value} has none" for name in sorted(lost)]
         _put(found, key, value)
     return found, left_out
+
+
+def _set_in_recipe(data: dict[str, Any], target: str, value: Any) -> None:
+    """Set a parameter of a step for the recipe that a config names."""
+    given = data.get("recipe")
+    recipe = dict(given) if isinstance(given, dict) else {"file": given}
+    inner = recipe.get("set")
+    recipe["set"] = {**(inner if isinstance(inner, dict) else {}), target: value}
+    data["recipe"] = recipe
 
 
 def _put(data: dict[str, Any], key: str, value: Any) -> None:

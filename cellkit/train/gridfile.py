@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,23 +12,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cellkit.core import UsageError
 from cellkit.core.errors import CellkitError, Fault, suggest
 from cellkit.core.recipe import YamlFault, dump, load_yaml
 from cellkit.train.changes import changed, written
 from cellkit.train.config import METRICS, TrainConfig, parse_config
 from cellkit.train.folds import end_of
+from cellkit.train.gridvalues import FIRST, Value, Values, crossed, label_of, one_at_a_time
 
 __all__ = ["Cell", "Grid", "GridError", "identity_of", "read_grid", "safe_name"]
 
 _VERSION = 1
-_TOP = ("cellkit_grid", "config", "set", "vary", "cells", "folds", "baseline", "metric")
+_TOP = ("cellkit_grid", "config", "set", "vary", "each", "cells", "folds", "baseline", "metric")
 _CELL = ("name", "set", "config", "of", "recipe", "trains")
-_PATHS = ("recipe", "baseline", "model.start", "data.folder", "data.split")
+_PATHS = ("recipe", "recipe.file", "baseline", "model.start", "data.folder", "data.split")
 """Keys whose values may be files beside the grid file instead of beside the config."""
-_MOST, _LETTERS, _LABEL = 1000, 200, 40
+_MOST, _LETTERS = 1000, 200
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,59}")
 _TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|fold-\d+|.*\.", re.IGNORECASE)
 """Names of folders that Windows has not, or that would be read as folds."""
@@ -143,7 +143,10 @@ class _Reader:
             self.metric = "auto"
         self.set = self._changes(self.data.get("set"), "set")
         base = self._base(self.data.get("config"), "config")
-        keys = self._vary() if self.data.get("vary") is not None else {}
+        self.singly = self.data.get("each") is not None
+        if self.singly and self.data.get("vary") is not None:
+            self._fault("each", "not beside `vary`, which makes every combination", "leave one of them out")
+        keys = self._vary("each" if self.singly else "vary")
         folds = self._folds()
         if base is None:
             return Grid(self.path, (), {})
@@ -151,7 +154,7 @@ class _Reader:
         self._cells(base, keys)
         self._names()
         cells = tuple(cell for cell, _ in self.made.values())
-        baseline = self.data.get("baseline")
+        baseline = self.data.get("baseline", FIRST if self.singly and keys else None)
         if baseline is not None and baseline not in self.made:
             self._fault("baseline", f"no cell is called {baseline!r}", self._near(baseline))
         labels = {key: tuple(label for label, _ in values) for key, values in keys.items()}
@@ -205,17 +208,18 @@ class _Reader:
             return {}
         return given
 
-    def _vary(self) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-        """Return for each varied key its labels, each with the changes that it stands for."""
-        given = self.data["vary"]
-        if not isinstance(given, dict) or not given:
-            self._fault(
-                "vary", "wanted keys, each with a list of values", "vary: {model.architecture: [unet, linknet]}"
-            )
+    def _vary(self, word: str) -> dict[str, list[Value]]:
+        """Return for each key varied by `word` its labels, each with the changes that it stands for."""
+        given = self.data.get(word)
+        if given is None:
             return {}
-        found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        if not isinstance(given, dict) or not given:
+            fix = f"{word}: {{model.architecture: [unet, linknet]}}"
+            self._fault(word, "wanted keys, each with a list of values", fix)
+            return {}
+        found: dict[str, list[Value]] = {}
         for key, values in given.items():
-            where = f"vary {key}"
+            where = f"{word} {key}"
             if not isinstance(key, str) or not isinstance(values, list) or len(values) < 2:
                 self._fault(where, f"wanted a list of at least two values, got {values!r}")
                 continue
@@ -223,22 +227,21 @@ class _Reader:
             labels = [label for label, _ in found[key]]
             for label in sorted({label for label in labels if labels.count(label) > 1}):
                 self._fault(where, f"{label!r} is there twice", "give each a name of its own: {name: ..., set: {...}}")
-        count = 1
-        for values in found.values():
-            count *= len(values)
+        counts = [len(values) for values in found.values()]
+        count = 1 + sum(counts) - len(counts) if self.singly else math.prod(counts)
         if count > _MOST:
-            self._fault("vary", f"{count:,} combinations; at most {_MOST:,}", "vary less, or list `cells:`")
+            self._fault(word, f"{count:,} combinations; at most {_MOST:,}", "vary less, or list `cells:`")
             return {}
         return found
 
-    def _value(self, key: str, value: Any, where: str) -> tuple[str, dict[str, Any]]:
+    def _value(self, key: str, value: Any, where: str) -> Value:
         if isinstance(value, dict) and "set" in value:
             self._unknown(where, value, ("name", "set"))
             name = value.get("name")
             if not isinstance(name, str) or not name.strip():
                 self._fault(where, "a value with `set:` wants a name", '{name: "SGD", set: {optimiser: sgd}}')
             return str(name).strip(), self._changes(value["set"], f"{where}, {name}")
-        return _label(key, value), {key: value}
+        return label_of(key, value), {key: value}
 
     def _all_alike(self, base: _Base) -> None:
         """Check the config with what is set for all, whose faults would be those of every cell."""
@@ -252,7 +255,7 @@ class _Reader:
             if not fault.warning:
                 self.common.add(str(fault))
 
-    def _cells(self, base: _Base, keys: Mapping[str, Sequence[tuple[str, dict[str, Any]]]]) -> None:
+    def _cells(self, base: _Base, keys: Values) -> None:
         listed = self.data.get("cells")
         if listed is not None and (not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed)):
             self._fault("cells", "wanted a list of mappings, each with a name", "cells: [{name: base}]")
@@ -261,8 +264,7 @@ class _Reader:
             if not self.faults:
                 self._fault("grid", "there is nothing to train", "vary: {key: [values]}, or cells: [{name: base}, ...]")
             return
-        for combination in itertools.product(*keys.values()) if keys else ():
-            name = ", ".join(label for label, _ in combination)
+        for name, combination in one_at_a_time(keys) if self.singly else crossed(keys):
             values = dict(zip(keys, (label for label, _ in combination), strict=True))
             self._trained(name, base, [changes for _, changes in combination], values)
         later = []
@@ -291,7 +293,7 @@ class _Reader:
     def _trained(self, name: str, base: _Base, changes: Sequence[Mapping[str, Any]], values: Mapping[str, str]) -> None:
         where = f"cell {name!r}"
         if name in self.made:
-            self._fault(where, "there are two of that name")
+            self._fault(where, "there are two of that name", "give each a name of its own")
             return
         data, lost = base[0], []
         try:
@@ -323,9 +325,9 @@ class _Reader:
     def _of(self, name: str, one: Mapping[str, Any]) -> None:
         """Make a cell that is the network of another one behind other steps."""
         where, of = f"cell {name!r}", one["of"]
-        for key in ("set", "config"):
-            if key in one:
-                self._fault(where, f"{key}: not with `of`, which trains nothing", "recipe: other-steps.yaml")
+        steps = self._changes(one.get("set"), f"{where}, set")
+        for key in [*(key for key in steps if not key.startswith("recipe.")), *(["config"] if "config" in one else [])]:
+            self._fault(where, f"{key}: not with `of`, which trains nothing", "recipe: other-steps.yaml")
         there = self.made.get(of) if isinstance(of, str) else None
         if self.made.get(name) is not None:
             self._fault(where, "there are two of that name")
@@ -333,13 +335,14 @@ class _Reader:
             known = isinstance(of, str) and of in self.made and of != name
             told = f"of: {of!r} is " + ("of another cell itself" if known else "no cell")
             self._fault(where, told, "name the one that is trained" if known else self._near(of))
-        elif not isinstance(one.get("recipe"), str):
-            self._fault(where, "of: wants the recipe to put the network into", "recipe: other-steps.yaml")
+        elif not steps and not isinstance(one.get("recipe"), (str, dict)):
+            fix = "recipe: other-steps.yaml, or set: {recipe.otsu.scale: 0.9}"
+            self._fault(where, "of: wants the recipe to put the network into", fix)
         else:
             _, (data, folder) = there
-            changes = {key: one[key] for key in ("recipe", "trains") if key in one}
-            changes = _placed(changes, folder, self.path.parent)
-            config = self._checked(where, {**data, **changes, "baseline": None}, folder)
+            changes = {key: one[key] for key in ("recipe", "trains") if key in one} | steps | {"baseline": None}
+            data, _ = changed(data, _placed(changes, folder, self.path.parent))
+            config = self._checked(where, data, folder)
             if config is not None:
                 self.made[name] = Cell(name, config, of=of), (data, folder)
 
@@ -363,19 +366,6 @@ class _Reader:
                 )
 
 
-def _label(key: str, value: Any) -> str:
-    """Return what a varied value is called in a name."""
-    if isinstance(value, dict) and [*value] == ["name"]:
-        value = value["name"]
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**9).strip()
-    text = text.removesuffix("...").strip()
-    if len(text) > _LABEL:
-        text = f"{text[: _LABEL - 1]}…"
-    return text if isinstance(value, (dict, list)) else f"{key.rpartition('.')[2]} {text}"
-
-
 def _placed(changes: Mapping[str, Any], folder: Path, beside: Path) -> dict[str, Any]:
     """Return `changes` to a config in `folder` where files may also be named as they lie `beside` the grid."""
     return dict(_walked(changes, "", folder, beside))
@@ -384,7 +374,7 @@ def _placed(changes: Mapping[str, Any], folder: Path, beside: Path) -> dict[str,
 def _walked(values: Mapping[str, Any], before: str, folder: Path, beside: Path) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         name = f"{before}{key}"
-        if isinstance(value, dict) and name in ("data", "model"):
+        if isinstance(value, dict) and name in ("data", "model", "recipe"):
             yield key, dict(_walked(value, f"{name}.", folder, beside))
         elif name in _PATHS and isinstance(value, str) and value and not (folder / value).exists() and (beside / value).exists():  # fmt: skip # noqa: E501
             path = (beside / value).resolve()
