@@ -270,8 +270,9 @@ class _Reader:
         later = []
         for number, one in enumerate(listed or (), 1):
             name = one.get("name")
-            if not isinstance(name, str) or not name.strip() or len(name) > _LETTERS:
-                self._fault(f"cells, number {number}", f"wanted a name of at most {_LETTERS} letters, got {name!r}")
+            if not isinstance(name, str) or not name.strip() or len(name) > _LETTERS or not name.isprintable():
+                wanted = f"wanted a name of at most {_LETTERS} letters, in one line, got {name!r}"
+                self._fault(f"cells, number {number}", wanted)
                 continue
             name = name.strip()
             where = f"cell {name!r}"
@@ -294,6 +295,9 @@ class _Reader:
         where = f"cell {name!r}"
         if name in self.made:
             self._fault(where, "there are two of that name", "give each a name of its own")
+            return
+        if not name.isprintable():
+            self._fault(where, "a name must be of letters that can be printed, in one line")
             return
         data, lost = base[0], []
         try:

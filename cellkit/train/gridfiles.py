@@ -14,7 +14,7 @@ from cellkit.report.runs import Run, spread
 from cellkit.train.gridfile import Grid
 from cellkit.train.runs import write_bytes, write_text
 
-__all__ = ["FILES", "GridReport", "write_grid"]
+__all__ = ["FILES", "GridReport", "grid_name", "write_grid"]
 
 FILES = ("grid.csv", "grid.md", "grid.png", "grid.json", "report.html")
 _VERSION = 1
@@ -122,6 +122,14 @@ def write_grid(report: GridReport, runs: Sequence[tuple[str, Run]]) -> list[str]
     except Exception as error:  # a plot is no reason to lose trainings, whatever it is that went wrong
         return [f"the charts could not be drawn: {type(error).__name__}: {error}"]
     return []
+
+
+def grid_name(folder: Path) -> str:
+    """Return the name of the grid file that a folder is of; empty where none is known."""
+    try:
+        return str(json.loads((folder / "grid.json").read_text(encoding="utf-8"))["grid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _about(rows: Sequence[Row]) -> str:

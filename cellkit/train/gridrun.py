@@ -27,7 +27,7 @@ from cellkit.train.gridcell import (
     write_cell,
 )
 from cellkit.train.gridfile import Grid
-from cellkit.train.gridfiles import FILES, GridReport, write_grid
+from cellkit.train.gridfiles import FILES, GridReport, grid_name, write_grid
 from cellkit.train.gridopen import Opened, looked_through, refuse_other_images
 from cellkit.train.gridrows import row_of, rows_of
 from cellkit.train.gridscore import find_weights, read_scores, score_part, source_of, write_scores
@@ -125,6 +125,8 @@ class _Run:
             before = stored[cell.name]
             if before and not cell.of and not differs(cell, before):
                 refuse_other_images(cell.folder, str(before["images"]), cell.opened)
+        if resume:
+            self._refuse_other_grid(stored)
         (self.out / CELLS).mkdir(parents=True, exist_ok=True)
         for cell in self.cells:
             self._gone_on_from(cell, stored[cell.name])
@@ -134,6 +136,16 @@ class _Run:
         every = looked_through(cells, self.out / CELLS, self.show, resume=resume)
         for cell, opened in zip(self.cells, every, strict=True):
             cell.opened = opened
+
+    def _refuse_other_grid(self, stored: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise `UsageError` where the folder is of a grid of another name that has none of the cells as they are."""
+        name = grid_name(self.out)
+        alike = any(before and not differs(cell, before) for cell in self.cells if (before := stored[cell.name]))
+        if name and name != self.grid.path.name and not alike:
+            raise UsageError(
+                f"--resume: {self.out} is of the grid {name}, which has no cell of {self.grid.path.name}; another -o "
+                "begins a new grid"
+            )
 
     def _say(self, *notes: str) -> None:
         for note in notes:
