@@ -20,11 +20,12 @@ pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
 from cellkit.core import UsageError
-from cellkit.train import gridrun
+from cellkit.train import dense, gridrun
 from cellkit.train.gridfile import GridError, read_grid, safe_name
 from cellkit.train.gridopen import open_cells
 from cellkit.train.keeper import Clock
 from cellkit.train.loop import Report
+from cellkit.train.task import Diverged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,14 +154,21 @@ def test_a_killed_grid_goes_on_where_it_was(grid, tmp_path):
     assert all(row["score"] for row in rows[0])
 
 
-def test_what_fails_is_a_row_and_a_changed_cell_alone_is_trained_anew(grid, tmp_path):
-    wild = {"optimiser": {"name": "sgd", "rate": 1e9}, "loop.clip": 0}
-    path, out = grid(cells=[{"name": "wild", "set": wild}, {"name": "base"}]), tmp_path / "out"
+def test_what_fails_is_a_row_and_a_changed_cell_alone_is_trained_anew(grid, tmp_path, monkeypatch):
+    def loss(self, batch, step):
+        if self.config.optimiser[1]["rate"] == 100:
+            raise Diverged("the loss is nan")
+        return real(self, batch, step)
+
+    real = dense.DenseTask.training_step
+    monkeypatch.setattr(dense.DenseTask, "training_step", loss)
+    cells = [{"name": "wild", "set": {"optimiser.rate": 100}}, {"name": "base"}]
+    path, out = grid(cells=cells), tmp_path / "out"
     done = run(path, out)
     assert done.exit_code == 1, done.output
     rows = table(out)
     assert rows["wild"]["status"] == "failed"
-    assert "diverged" in rows["wild"]["reason"]
+    assert rows["wild"]["reason"] == "diverged: the loss is nan"
     assert rows["base"]["score"]
     made = (out / "cells" / "base" / "model.safetensors").stat().st_mtime_ns
 
@@ -173,7 +181,7 @@ def test_what_fails_is_a_row_and_a_changed_cell_alone_is_trained_anew(grid, tmp_
     (tmp_path / "training" / "model.safetensors").touch()
     assert "is of something else" in run(path, tmp_path / "training").output
 
-    again = run(grid(cells=[{"name": "wild", "set": {"loop.clip": 0}}, {"name": "base"}]), out, "--resume")
+    again = run(grid(cells=[{"name": "wild", "set": {"optimiser.rate": 1}}, {"name": "base"}]), out, "--resume")
     assert again.exit_code == 0, again.output
     assert "wild: its config changed: optimiser; trained anew" in again.output
     assert (out / "replaced" / "wild-1" / "cell.json").is_file()

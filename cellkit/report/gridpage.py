@@ -16,6 +16,7 @@ from cellkit.report.style import CSS, PAGE, SCRIPT
 
 __all__ = ["grid_page", "grid_picture"]
 
+_LETTERS = 44
 _KEY = """<p class="flow">Bars: the score and its 95 % interval over groups of images; hatched where a training is not
 done; dots are the folds, or the cells of a value; a diamond is the baseline.</p>"""
 _ALIKE = """<p class="flow">Each value over those combinations of the other keys of which every value has a score; gains
@@ -29,7 +30,7 @@ def grid_picture(rows: Sequence[Row], keys: Mapping[str, Sequence[str]], baselin
     made = figure(7.2, sum(heights))
     axes = made.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, (title, bars) in zip(axes, panels, strict=True):
-        draw_bars(ax, bars)
+        draw_bars(ax, bars, _LETTERS)
         head(ax, title)
     return made
 
@@ -110,6 +111,6 @@ def _charts(rows: Sequence[Row], keys: Mapping[str, Sequence[str]], baseline: st
     figures = []
     for title, bars in [("all cells", _bars(rows, baseline)), *_panels(rows, keys)]:
         said = "; ".join(f"{bar.name} {score_text(bar.score.value)}" for bar in bars)
-        drawn = svg(score_bars(bars), f"Scores as bars, {title}: {said}")
+        drawn = svg(score_bars(bars, letters=_LETTERS), f"Scores as bars, {title}: {said}")
         figures.append(f'<figure class="plot"><h3>{escape(title)}</h3>{drawn}</figure>')
     return f'<div class="plots">{"".join(figures)}</div>{_KEY}'
