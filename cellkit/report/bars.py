@@ -76,7 +76,7 @@ def draw_bars(ax: Any, bars: Sequence[Bar], letters: int = _LINE) -> None:
     """
     values = [bar.score.value if abs(bar.score.value) < LARGEST else 0.0 for bar in bars]
     ends = drawable([v for bar in bars for v in (bar.score.low, bar.score.high, bar.baseline, *bar.dots)] + values)
-    least, most = min([0.0, *ends]), max([*ends, 0.0])
+    least, most = 1.08 * min([0.0, *ends]), max([*ends, 0.0])
     most = 1.0 if 0.4 < most <= 1.0 else most * 1.08 if most > 0 else 1.0
     for place, (bar, value) in enumerate(zip(bars, values, strict=True)):
         look: dict[str, Any] = {"color": SERIES[0], "edgecolor": SERIES[0]}

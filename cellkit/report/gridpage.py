@@ -19,13 +19,14 @@ __all__ = ["grid_page", "grid_picture"]
 _LETTERS = 44
 _KEY = """<p class="flow">Bars: the score and its 95 % interval over groups of images; hatched where a training is not
 done; dots are the folds, or the cells of a value; a diamond is the baseline.</p>"""
+_NAMES = "#cells td.word:first-child{min-width:11rem;overflow-wrap:break-word}"
 _ALIKE = """<p class="flow">Each value over those combinations of the other keys of which every value has a score; gains
 are paired.</p>"""
 
 
 def grid_picture(rows: Sequence[Row], keys: Mapping[str, Sequence[str]], baseline: str = "") -> Any:
     """Return a figure: bars of all cells, and a panel for each varied key."""
-    panels = [("all cells", _bars(rows, baseline)), *_panels(rows, keys)]
+    panels = _panels(rows, keys, baseline)
     heights = [row_height(len(bars)) + 0.2 for _, bars in panels]
     made = figure(7.2, sum(heights))
     axes = made.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -46,10 +47,15 @@ def _bars(rows: Sequence[Row], baseline: str) -> list[Bar]:
     return made
 
 
-def _panels(rows: Sequence[Row], keys: Mapping[str, Sequence[str]]) -> list[tuple[str, list[Bar]]]:
-    """Return for each varied key that can be compared a title and its bars."""
+def _panels(rows: Sequence[Row], keys: Mapping[str, Sequence[str]], baseline: str = "") -> list[tuple[str, list[Bar]]]:
+    """Return titles and bars: of all cells, of their gains, and of each varied key that can be compared."""
     name = next((row.score.name for row in rows if row.score.name), "score")
-    found = []
+    found = [("all cells", _bars(rows, baseline))]
+    gains = [(row, row.gain) for row in rows if row.gain is not None]
+    if gains:
+        bars = [Bar(row.name, Score("gain", gain.value, gain.low, gain.high), open=row.state != "done")
+                for row, gain in gains]  # fmt: skip
+        found.append((f"gain over {baseline}, paired", bars))
     for key, labels in keys.items():
         every = marginals(rows, key, labels)
         if every:
@@ -85,7 +91,7 @@ def grid_page(
     failed = sum(row.state == "failed" for row in rows)
     facts = f"{len(rows):,} cells, {done:,} done" + (f", {failed:,} failed" if failed else "")
     words = {"item": "picture", "items": "Parts of the page", "compare": "Truth", "help": ""}
-    return PAGE.format(title=escape(title), css=CSS + palette_css() + RUN_CSS, script=SCRIPT, body="",
+    return PAGE.format(title=escape(title), css=CSS + palette_css() + RUN_CSS + _NAMES, script=SCRIPT, body="",
                        facts=escape(facts), film=links, cards=cards, **words)  # fmt: skip
 
 
@@ -109,7 +115,7 @@ def _cells(rows: Sequence[Row], keys: Mapping[str, Sequence[str]], baseline: str
 
 def _charts(rows: Sequence[Row], keys: Mapping[str, Sequence[str]], baseline: str) -> str:
     figures = []
-    for title, bars in [("all cells", _bars(rows, baseline)), *_panels(rows, keys)]:
+    for title, bars in _panels(rows, keys, baseline):
         said = "; ".join(f"{bar.name} {score_text(bar.score.value)}" for bar in bars)
         drawn = svg(score_bars(bars, letters=_LETTERS), f"Scores as bars, {title}: {said}")
         figures.append(f'<figure class="plot"><h3>{escape(title)}</h3>{drawn}</figure>')
