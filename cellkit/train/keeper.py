@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from cellkit.train.record import RunPage
 from cellkit.train.task import TrainingTask
 from cellkit.train.validate import Validator
 
-__all__ = ["BEST", "IMAGES", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
+__all__ = ["BEST", "IMAGES", "LAST", "Clock", "Keeper", "Share", "Show", "Silent", "TimeUp"]
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 IMAGES = "cellkit_images"
@@ -54,17 +55,27 @@ class TimeUp(Exception):
     """The time is over in mid-epoch; what the epoch has done so far is dropped."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """A part of the time that several trainings have: `seconds`, beyond which a first epoch may go, up to `most`."""
+
+    seconds: float
+    most: float
+
+
 class Clock:
     """When to stop: the limit of this call, or the hours of the whole training."""
 
-    def __init__(self, started: float, limit: float | None, hours: float) -> None:
+    def __init__(self, started: float, limit: float | Share | None, hours: float) -> None:
         self.started = started
-        self.limit = math.inf if limit is None else limit
+        self.limit = self.most = math.inf
+        if limit is not None:
+            self.limit, self.most = (limit.seconds, limit.most) if isinstance(limit, Share) else (limit, limit)
         self.total = hours * 3600 if hours else math.inf
 
-    def left(self) -> float:
-        """Return the seconds left to this call."""
-        return self.limit - (time.monotonic() - self.started)
+    def left(self, first: bool = False) -> float:
+        """Return the seconds left to this call, or to the `first` epoch in it."""
+        return (self.most if first else self.limit) - (time.monotonic() - self.started)
 
 
 class Keeper(lightning.Callback):
@@ -114,7 +125,7 @@ class Keeper(lightning.Callback):
         self.show.step(trainer.current_epoch + 1, done)
         if self.clock.limit == math.inf or done >= self.task.config.loop.steps or done % self.asks:
             return
-        if shared(self.clock.left() <= 0):
+        if shared(self.clock.left(not self._longest) <= 0):
             raise TimeUp
 
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
