@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -115,6 +116,15 @@ def test_one_factor_at_a_time(grid):
     assert found.cells[1].config.loss == "dice"
     assert found.cells[2].config.loss == "bce"
     assert "not beside `vary`" in faults_of(grid(each={"loss": ["bce", "dice"]}, vary={"augment": ["flips", "light"]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "trained"),
+    [("1-dsb2018-unet/proposals", 14, 10), ("2-dsb2018-vgg/grid", 8, 8), ("5-darkfield-bacteria/grid", 13, 13)],
+)
+def test_the_grids_of_the_examples_are_sound(name, cells, trained):
+    found = read_grid(Path(__file__).parents[1] / "examples" / "systems" / f"{name}.yaml")
+    assert (len(found.cells), len(found.trained)) == (cells, trained)
 
 
 def test_folds_and_cells_of_others_and_resume(grid, tmp_path):

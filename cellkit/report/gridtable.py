@@ -92,7 +92,8 @@ class Row:
             return f"done: {self.reason} after {done}" if ended else "done"
         if self.of:
             return "not scored" if not self.known else f"of {done}"
-        return "not begun" if not self.epochs else f"stopped: {done}"
+        why = f" ({self.reason})" if self.reason else ""
+        return "not begun" if not self.epochs else f"stopped{why}: {done}"
 
 
 @dataclass(frozen=True)
