@@ -218,7 +218,7 @@ def test_what_fails_is_a_row_and_a_changed_cell_alone_is_trained_anew(grid, tmp_
 @pytest.mark.usefixtures("undrawn")
 def test_what_time_stops_is_scored_as_it_is_and_goes_on(grid, tmp_path, monkeypatch):
     path, out = grid(cells=[{"name": "base"}, SLOWER], baseline="base"), tmp_path / "out"
-    monkeypatch.setattr(Clock, "left", lambda _, first=False: 1e9 if first else 0.0)  # one epoch, then over
+    monkeypatch.setattr(Clock, "left", lambda self: 1e9 if self.first else 0.0)  # one epoch, then over
     done = run(path, out, "--time-limit", "1h")
     assert done.exit_code == 0, done.output
     assert "--resume" in done.output

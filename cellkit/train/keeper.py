@@ -72,10 +72,11 @@ class Clock:
         if limit is not None:
             self.limit, self.most = (limit.seconds, limit.most) if isinstance(limit, Share) else (limit, limit)
         self.total = hours * 3600 if hours else math.inf
+        self.first = True  # until this call has done an epoch
 
-    def left(self, first: bool = False) -> float:
-        """Return the seconds left to this call, or to the `first` epoch in it."""
-        return (self.most if first else self.limit) - (time.monotonic() - self.started)
+    def left(self) -> float:
+        """Return the seconds left to this call."""
+        return (self.most if self.first else self.limit) - (time.monotonic() - self.started)
 
 
 class Keeper(lightning.Callback):
@@ -125,7 +126,7 @@ class Keeper(lightning.Callback):
         self.show.step(trainer.current_epoch + 1, done)
         if self.clock.limit == math.inf or done >= self.task.config.loop.steps or done % self.asks:
             return
-        if shared(self.clock.left(not self._longest) <= 0):
+        if shared(self.clock.left() <= 0):
             raise TimeUp
 
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
@@ -156,6 +157,7 @@ class Keeper(lightning.Callback):
         if "score" in row and self.leads:
             self.page.update()
         self._longest = max(self._longest, seconds)
+        self.clock.first = False
         self._stop(trainer, epoch)
 
     def _validated(self) -> tuple[float, float, float]:
