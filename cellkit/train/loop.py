@@ -123,7 +123,7 @@ def train(
             show.note(note)
         if done < config.loop.epochs and not keeper.over():
             crops.pictures.fill()
-            left = min(keeper.clock.left(), keeper.clock.total - keeper.taken())
+            left = min(keeper.clock.limit - (time.monotonic() - started), keeper.clock.total - keeper.taken())
             show.start(config.loop.epochs, config.loop.steps, done, left)
             _fit(task, crops, keeper, (place, ranks), out / LAST if state is not None else None)
         report = _ended(task, keeper, validator, show)
