@@ -54,6 +54,9 @@ def grid_command(ctx: click.Context, grid: Path, out: Path | None, **given: Any)
         training:                          # several keys at once, under a name
           - {name: SGD, set: {optimiser: sgd, schedule: cosine}}
           - {name: Adam, set: {optimiser: adam}}
+      each:                                # instead of vary: one key at a time from the cell base, all first values
+        loss: [jaccard, cross_entropy]
+        size: [{name: 288 px, set: {recipe.resize.size: 288}}, {name: 256 px, set: {recipe.resize.size: 256}}]
       cells:                               # single cells, beside or instead
         - {name: base}
         - {name: colour, set: {model.channels: 3, recipe: colour.recipe.yaml}}
