@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "grid": {"core"},
     "formats": {"core"},
     "metrics": {"core"},
-    "io": {"core", "formats"},
+    "io": {"core", "formats", "grid"},
     "models": {"core", "grid"},
     "stages": {"core", "formats", "models"},
     "engine": {"core", "grid", "formats", "io", "report", "models"},

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
     from cellkit.io.info import Info
     from cellkit.io.reader import probe, read, read_labels
     from cellkit.io.samples import fluorescence_field, write_samples
+    from cellkit.io.slides import Slide, SlideSpec, open_slide
     from cellkit.io.sources import Source, find
     from cellkit.io.temporary import atomic
     from cellkit.io.writer import write, write_image, write_labels, write_mask, write_prob
 
 _HOME = {
     "Info": "info",
+    "Slide": "slides",
+    "SlideSpec": "slides",
     "Source": "sources",
     "atomic": "temporary",
     "find": "sources",
     "fluorescence_field": "samples",
+    "open_slide": "slides",
     "probe": "reader",
     "read": "reader",
     "read_labels": "reader",
@@ -35,10 +39,13 @@ _HOME = {
 
 __all__ = [
     "Info",
+    "Slide",
+    "SlideSpec",
     "Source",
     "atomic",
     "find",
     "fluorescence_field",
+    "open_slide",
     "probe",
     "read",
     "read_labels",

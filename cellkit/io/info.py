@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -13,7 +13,18 @@ import numpy as np
 
 from cellkit.core.errors import ReadError
 
-__all__ = ["MAX_SAMPLES", "RGB", "Info", "Pixels", "check_extent", "decoding", "drop_alpha", "natural_bits", "project"]
+__all__ = [
+    "MAX_SAMPLES",
+    "RGB",
+    "Info",
+    "Pixels",
+    "check_extent",
+    "decoding",
+    "distinct",
+    "drop_alpha",
+    "natural_bits",
+    "project",
+]
 
 MAX_SAMPLES = 2**31
 """Most samples (height x width x channels x planes) that are decoded at once."""
@@ -146,3 +157,13 @@ def natural_bits(dtype: np.dtype) -> int | None:
     if dtype.kind == "f":
         return None
     return 1 if dtype.kind == "b" else int(np.iinfo(dtype).max).bit_length()
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Return `names`, those that occur again with a number behind."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(result)

@@ -14,14 +14,16 @@ from cellkit.io import magic
 from cellkit.io.naming import Named, natural, safe, split, unique
 from cellkit.io.pattern import Template, compiled
 
-__all__ = ["Source", "find", "safe_stem"]
+__all__ = ["Source", "find", "is_store", "safe_stem"]
 
 _READ = (
     ".png .apng .jpg .jpeg .jpe .jfif .bmp .dib .gif .webp .npy "
-    ".tif .tiff .btf .tf2 .tf8 .lsm .stk .svs .ndpi .scn .qptiff"
+    ".tif .tiff .btf .tf2 .tf8 .lsm .stk .svs .ndpi .scn .qptiff .dzi"
 )
 # Images that cannot be read: they stay in a folder's list and fail by name, so that none is lost without a word.
 _UNREAD = ".czi .nd2 .lif .oib .oif .zvi .ims .vsi .mrxs .dcm .dv .jp2 .jxl .heic .avif"
+# What tells a folder that is a Zarr array or group: version 3, then version 2.
+_STORES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 _IMAGES = frozenset(f"{_READ} {_UNREAD}".split())
 
 
@@ -43,7 +45,8 @@ def find(inputs: Sequence[str | Path], options: ReadOptions | None = None) -> li
     """Return the images that `inputs` (files, folders, globs) stand for, in natural order, each once.
 
     A folder gives its images, not those of folders in it; hidden files and what is no image by name or content are
-    passed over. A file given by name is always taken. Globs (``*``, ``?``, ``[abc]``, ``**`` for folders within
+    passed over. A Zarr store is one image, not a folder, and what lies in it or in the tiles of a Deep Zoom picture is
+    none of its own. A file given by name is always taken. Globs (``*``, ``?``, ``[abc]``, ``**`` for folders within
     folders) need no shell. Names follow from the files, not from the order of `inputs`.
 
     With `options.pattern`, `fields` hold what it reads from a file's name, and files that differ only in its
@@ -83,6 +86,14 @@ def safe_stem(path: str | Path) -> str:
     return safe(split(Path(path))[0])
 
 
+def is_store(path: str | Path) -> bool:
+    """Tell whether a path is a Zarr store: a folder, but one image."""
+    if not os.path.isdir(path):
+        return False
+    named = os.path.basename(os.path.normpath(path)).lower().endswith(".zarr")
+    return named or any(os.path.isfile(os.path.join(path, name)) for name in _STORES)
+
+
 def _expand(given: str | Path) -> list[Path]:
     path = Path(given)
     text = str(given)
@@ -92,12 +103,14 @@ def _expand(given: str | Path) -> list[Path]:
         path = path.expanduser()
         text = str(path)
     if path.is_dir():
-        return _images_of(path)
+        return [path] if is_store(path) else _images_of(path)
     if os.path.lexists(path) or not any(c in text for c in "*?["):
         return [path]  # a file that is missing is named when it is read, and does not stop the others
-    found = [Path(match) for match in glob.glob(text, recursive=True)]
-    images = [image for match in found if match.is_dir() for image in _images_of(match, needed=False)]
-    images += _pick(match for match in found if not match.is_dir())
+    parts: dict[Path, bool] = {}
+    found = [match for match in map(Path, glob.glob(text, recursive=True)) if not _is_part(match.parent, parts)]
+    folders = [match for match in found if match.is_dir() and not _is_part(match, parts)]
+    images = [image for folder in folders for image in _images_of(folder, needed=False)]
+    images += _pick(match for match in found if match not in set(folders))
     if not images:
         what = f"matches {len(found)} files and folders, none of them an image" if found else "matches nothing"
         raise UsageError(f"{text}: {what} (looked in {Path.cwd()})" if not path.is_absolute() else f"{text}: {what}")
@@ -107,7 +120,7 @@ def _expand(given: str | Path) -> list[Path]:
 def _images_of(folder: Path, needed: bool = True) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            files = [Path(folder, entry.name) for entry in entries if not entry.is_dir()]
+            files = [Path(entry.path) for entry in entries if not entry.is_dir() or is_store(entry.path)]
     except OSError as error:
         raise UsageError(f"{folder}: the folder cannot be read: {error.strerror or error}") from error
     images = list(_pick(files))
@@ -122,8 +135,19 @@ def _images_of(folder: Path, needed: bool = True) -> list[Path]:
 def _pick(files: Iterable[Path]) -> Iterator[Path]:
     """Yield the images among `files`: by suffix, or else by content."""
     for path in files:
-        if not path.name.startswith(".") and (path.suffix.lower() in _IMAGES or _looks_like_image(path)):
+        if path.name.startswith("."):
+            continue
+        if is_store(path) or (not path.is_dir() and (path.suffix.lower() in _IMAGES or _looks_like_image(path))):
             yield path
+
+
+def _is_part(folder: Path, known: dict[Path, bool]) -> bool:
+    """Tell whether a folder is a part of one image, as all in a Zarr store and the tiles of a Deep Zoom picture are."""
+    if folder not in known:
+        tiles = folder.name.endswith("_files") and folder.with_name(folder.name[: -len("_files")] + ".dzi").is_file()
+        above = folder.parent != folder and _is_part(folder.parent, known)
+        known[folder] = tiles or above or is_store(folder)
+    return known[folder]
 
 
 def _looks_like_image(path: Path) -> bool:

@@ -6,19 +6,21 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from math import ceil, prod
+from dataclasses import replace
+from math import prod
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from cellkit.core.errors import ReadError
 from cellkit.io import ome
-from cellkit.io.info import RGB, Info, Pixels, decoding, drop_alpha, project
+from cellkit.io.info import RGB, Info, Pixels, decoding, distinct, drop_alpha, project
 from cellkit.io.pixelsize import from_json, from_resolution
-from cellkit.io.tiffchain import check_chain, truncated
+from cellkit.io.tiffchain import check_chain
+from cellkit.io.tifftiles import Layout, Resolution, layout_of
+from cellkit.io.tiles import Tiles, level_of
 
-__all__ = ["Tiff", "opened"]
+__all__ = ["Tiff"]
 
 _MINISWHITE, _RGB, _PALETTE, _YCBCR = 0, 2, 3, 6
 _REFUSED = {
@@ -34,7 +36,6 @@ _JPEGS = (6, 7, 33007, 34712, 34933, 50001)
 _STACKS = {"Z": "z", "T": "time", "I": "pages", "Q": "pages"}
 _SLIDES = ("svs", "scn", "ndpi", "qpi", "philips", "bif", "avs")
 _UNITS = {2: "inch", 3: "cm"}
-_MOST_SEGMENT = 2**28
 
 
 class _Captured(logging.Filter):
@@ -57,86 +58,105 @@ _log = _Captured()
 logging.getLogger("tifffile").addFilter(_log)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Which pages hold the picture, and which of their axes are what."""
-
-    level: Any
-    page: Any
-    stack: tuple[int, ...]
-    rows: int
-    columns: int
-    channels: tuple[int, ...]
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        return (*self.stack, self.rows, self.columns, *self.channels)
-
-
 @contextmanager
-def opened(file: BinaryIO, names: Sequence[str] = (), *, first: bool = False) -> Iterator[Tiff]:
-    """Open a TIFF; `names` are the declared channels, `first` takes the first of several images."""
-    import tifffile
-
-    kept: list[str] = []
+def _listening(kept: list[str]) -> Iterator[None]:
+    """Keep what tifffile logs in this thread."""
+    before = getattr(_log.thread, "kept", None)
     _log.thread.kept = kept
     try:
-        with _decoding():
-            tif = tifffile.TiffFile(file, _multifile=False)
-        try:
-            yield Tiff(tif, tuple(names), first, kept)
-        finally:
-            tif.close()
+        yield
     finally:
-        _log.thread.kept = None
+        _log.thread.kept = before
 
 
 class Tiff:
-    """An open TIFF: `info` from its headers, `decode` for its pixels."""
+    """An open TIFF: `info` and `levels` from its headers, `decode` for its pixels. It closes the file it is given.
 
-    def __init__(self, tif: Any, names: tuple[str, ...], first: bool, kept: list[str]) -> None:
-        self._tif = tif
-        self._kept = kept
+    `names` are the declared channels, `first` takes the first of several images.
+    """
+
+    def __init__(self, file: BinaryIO, names: Sequence[str] = (), *, first: bool = False) -> None:
+        import tifffile
+
+        self._tiles = Tiles()
+        self._file = file
+        self._kept: list[str] = []
         self._notes: list[str] = []
-        with _decoding():
-            check_chain(tif.filehandle, tif.filehandle.size)
-            if not len(tif.pages):
+        with _listening(self._kept), _decoding():
+            self._tif = tifffile.TiffFile(file, _multifile=False)
+            check_chain(self._tif.filehandle, self._tif.filehandle.size)
+            if not len(self._tif.pages):
                 raise ReadError("the TIFF is truncated: it has no page (copy it again)")
             self._ome = self._read_ome()
-            self._layout = _layout(self._series(first), names)
+            main = self._series(first)
+            self._layout = layout_of(main.levels[0], tuple(names))
             self._check_page()
-            self.info = self._read_info(names)
+            self.info = self._read_info(tuple(names))
+            self._levels = self._resolutions(main, tuple(names))
+            full = self._layout.shape
+            self.levels = tuple(level_of(found.layout.shape, full, found.chunk) for found in self._levels)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tif.close()
+        self._file.close()
+
+    @property
+    def decoded(self) -> int:
+        """How many tiles were decoded so far."""
+        return self._tiles.decoded
 
     @property
     def divisible(self) -> bool:
         """Whether a part of the picture can be decoded without the rest."""
-        layout = self._layout
-        return not layout.stack and len(layout.level) == 1 and layout.page.imagedepth == 1
+        return self._levels[0].divisible
 
     @property
     def lossy(self) -> bool:
         """Whether the pixels went through JPEG."""
         return int(self._layout.page.compression) in (6, 7, 33007)
 
-    def decode(self, projection: str, crop: Sequence[int] | None, *, indexed: bool = False) -> Pixels:
-        """Decode what lies in `crop`; no more than that is read where the picture is divisible."""
-        layout, page, info = self._layout, self._layout.page, self.info
-        part = crop is not None and self.divisible
-        with _decoding():
-            self._check_segments()
-            array = _region(page, crop) if part and crop is not None else layout.level.asarray(maxworkers=1)
+    def decode(self, projection: str, crop: Sequence[int] | None, *, level: int = 0, indexed: bool = False) -> Pixels:
+        """Decode what lies in `crop` of a level; no more than that is read where the picture is divisible."""
+        found, info = self._levels[level], self.info
+        layout = found.layout
+        part = crop is not None and found.divisible
+        with _listening(self._kept), _decoding():
+            notes = found.notes
+            if part and crop is not None:
+                array = found.region(crop, first=projection == "first")
+            else:
+                array = layout.level.asarray(maxworkers=1)
             array = array.transpose(layout.order)
             sides = array.shape[len(layout.stack) : len(layout.stack) + 2]
             array = array.reshape(prod(array.shape[: len(layout.stack)]), *sides, -1)
             if crop is not None and not part:
                 array = array[:, crop[0] : crop[2], crop[1] : crop[3]]
-            array, notes = self._values(array, indexed)
+            array, more = self._values(array, indexed)
         if layout.stack:
             plane, bits = project(array, projection, info.bits)
         else:
             plane, bits = array[0], info.bits
         messages = tuple(dict.fromkeys(self._kept))[:3]
-        return Pixels(plane, bits, info.channels, info.pixel_size, (*self._notes, *notes, *messages))
+        return Pixels(plane, bits, info.channels, info.pixel_size, (*self._notes, *notes, *more, *messages))
+
+    def _resolutions(self, main: Any, names: tuple[str, ...]) -> list[Resolution]:
+        """Return the full resolution and those below it that are like it."""
+        lock = threading.RLock()
+        found = [Resolution(self._layout, 0, self._tiles, lock)]
+        for number, level in enumerate(main.levels[1:], 1):
+            layout = layout_of(level, names)
+            same = [
+                (at.page.dtype, at.page.photometric, at.order, at.page.extrasamples, _without_sides(at))
+                for at in (layout, self._layout)
+            ]
+            if same[0] != same[1] or not Resolution(layout, number, self._tiles, lock).divisible:
+                self._notes.append(
+                    f"level {number} of the pyramid is unlike the others; it and those below are not used"
+                )
+                break
+            found.append(Resolution(layout, number, self._tiles, lock))
+        return found
 
     def _read_ome(self) -> ome.Ome | None:
         if not self._tif.is_ome:
@@ -170,7 +190,7 @@ class Tiff:
                 f"the TIFF holds {1 + len(others)} images of different kinds ({sizes}); "
                 "which one is meant? (save each to a file of its own, or take the first: `read: {projection: first}`)"
             )
-        return main.levels[0]
+        return main
 
     def _check_page(self) -> None:
         page = self._layout.page
@@ -233,7 +253,7 @@ class Tiff:
         elif self._tif.is_imagej:
             found = [str(label).strip() for label in (self._tif.imagej_metadata or {}).get("Labels") or ()]
         if len(found) == count and all(found) and count == prod((count, *(n for _, n in info.stack))):
-            return _distinct(found)
+            return distinct(found)
         if count == 3 and (coloured or self._layout.page.photometric in (_RGB, _YCBCR)):
             return RGB
         return ()
@@ -253,33 +273,6 @@ class Tiff:
             unit = str((self._tif.imagej_metadata or {}).get("unit", unit))
         x, y = (_rational(page.tags.valueof(code)) for code in (282, 283))
         return from_resolution(y, x, unit)
-
-    def _check_segments(self) -> None:
-        """Raise where data are missing: decoders leave such parts black or undefined."""
-        level, page = self._layout.level, self._layout.page
-        size = self._tif.filehandle.size
-        if level.dataoffset is not None:
-            if level.dataoffset + level.nbytes > size:
-                raise truncated("its pixels")
-            return
-        if page.is_tiled:
-            grid = [page.tiledepth, page.tilelength, page.tilewidth]
-        else:
-            grid = [1, min(page.rowsperstrip, page.imagelength), page.imagewidth]
-        if 0 in grid or prod(grid) > _MOST_SEGMENT:
-            raise ReadError(f"the TIFF is damaged: its tiles measure {' x '.join(map(str, grid))}")
-        separate, depth, height, width = page.shaped[:4]
-        wanted = separate * prod(ceil(n / m) for n, m in zip((depth, height, width), grid, strict=True))
-        for number, frame in enumerate(level):
-            if frame is None:
-                raise ReadError(f"the TIFF is incomplete: plane {number + 1} of {len(level)} is missing")
-            offsets, counts = frame.dataoffsets, frame.databytecounts
-            if len(offsets) != len(counts) or (len(offsets) < wanted and not page.is_contiguous):
-                raise ReadError("the TIFF is damaged: parts of its picture are missing")
-            if any(offset + count > size for offset, count in zip(offsets, counts, strict=True)):
-                raise truncated("its pixels")
-            if not all(counts):
-                self._notes.append(f"{sum(not count for count in counts)} empty tiles were read as 0")
 
     def _values(self, array: np.ndarray, indexed: bool) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the values (n, y, x, c) that pixels mean: colours of a palette, bright as bright, no alpha."""
@@ -321,52 +314,8 @@ def _decoding() -> AbstractContextManager[None]:
     return decoding("the TIFF", TiffFileError)
 
 
-def _layout(level: Any, names: tuple[str, ...]) -> _Layout:
-    axes, shape = level.axes, level.shape
-    if axes.count("Y") != 1 or axes.count("X") != 1:
-        raise ReadError(f"the TIFF has axes {axes}, not y and x")
-    rest = [i for i, axis in enumerate(axes) if axis not in "YXS"]
-    unknown = [i for i in rest if axes[i] not in "CZT"]
-    channels = [i for i in rest if axes[i] == "C"]
-    samples = [i for i, axis in enumerate(axes) if axis == "S"]
-    # Pages that no metadata explains are channels where as many are declared.
-    if names and len(unknown) == 1 and not channels and not samples and shape[unknown[0]] == len(names):
-        channels, unknown = unknown, []
-    stack = [i for i in rest if i not in channels]
-    return _Layout(level, level.keyframe, tuple(stack), axes.index("Y"), axes.index("X"), (*channels, *samples))
-
-
-def _region(page: Any, crop: Sequence[int]) -> np.ndarray:
-    """Decode the tiles or strips that meet `crop` and return what lies in it, with the axes of `page.shape`."""
-    y0, x0, y1, x1 = crop
-    file = page.parent.filehandle
-    separate, _, height, width, contiguous = page.shaped
-    if page.is_tiled:
-        tall, wide = page.tilelength, page.tilewidth
-    else:
-        tall, wide = min(page.rowsperstrip, height), width
-    down, across = ceil(height / tall), ceil(width / wide)
-    out = np.zeros((separate, y1 - y0, x1 - x0, contiguous), page.dtype)
-    tables = {}
-    if int(page.compression) in (6, 7, 33007, 34892):
-        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
-    for sample in range(separate):
-        for row in range(y0 // tall, ceil(y1 / tall)):
-            for column in range(x0 // wide, ceil(x1 / wide)):
-                index = (sample * down + row) * across + column
-                if not page.databytecounts[index]:
-                    continue
-                file.seek(page.dataoffsets[index])
-                data = file.read(page.databytecounts[index])
-                segment = page.decode(data, index, **tables)[0]
-                if segment is None:
-                    continue
-                top, left = row * tall, column * wide
-                a, b = max(y0, top), max(x0, left)
-                part = segment[0, a - top : y1 - top, b - left : x1 - left]
-                out[sample, a - y0 : a - y0 + part.shape[0], b - x0 : b - x0 + part.shape[1]] = part
-    shape = tuple({"Y": y1 - y0, "X": x1 - x0}.get(axis, n) for axis, n in zip(page.axes, page.shape, strict=True))
-    return out.reshape(shape)
+def _without_sides(layout: Layout) -> tuple[int, ...]:
+    return tuple(n for i, n in enumerate(layout.level.shape) if i not in (layout.rows, layout.columns))
 
 
 def _axis_name(axis: str) -> str:
@@ -377,13 +326,3 @@ def _rational(value: Any) -> float:
     if isinstance(value, tuple) and len(value) == 2 and value[1]:
         return float(value[0] / value[1])
     return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Return `names`, those that occur again with a number behind."""
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return tuple(result)
