@@ -104,6 +104,8 @@ def decoding(what: str, *also: type[Exception]) -> Iterator[None]:
     foreign: tuple[type[Exception], ...] = (*_FOREIGN, *also)
     try:
         yield
+    except ReadError:
+        raise
     except MemoryError as error:
         raise ReadError(f"{what} needs more memory than there is (read a part with `crop`)") from error
     except foreign as error:

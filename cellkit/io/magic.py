@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["HEAD", "describe", "sniff"]
+__all__ = ["HEAD", "describe", "sniff", "vendor"]
 
 HEAD = 1024
 """How many first bytes of a file are enough to tell."""
@@ -12,6 +12,14 @@ HEAD = 1024
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EXPORT = "export it as OME-TIFF or PNG from the program that made it"
+
+# What other packages read, where they are installed.
+_VENDORS = {
+    "czi": (0, b"ZISRAWFILE"),
+    "nd2": (0, b"\xda\xce\xbe\x0a"),
+    "lif": (0, b"\x70\x00\x00\x00"),
+    "dicom": (128, b"DICM"),
+}
 
 _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"ZISRAWFILE", "a Zeiss CZI file", _EXPORT),
@@ -37,7 +45,10 @@ _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def sniff(head: bytes) -> str:
-    """Return ``png``, ``jpeg``, ``bmp``, ``gif``, ``webp``, ``tiff`` or ``npy`` for a file's first bytes, or ``""``."""
+    """Return ``png``, ``jpeg``, ``bmp``, ``gif``, ``webp``, ``tiff``, ``npy`` or ``dzi`` for a file's first bytes.
+
+    ``""`` is none of them.
+    """
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if head.startswith(_TIFF):
@@ -52,6 +63,14 @@ def sniff(head: bytes) -> str:
         return "npy"
     if head.startswith(b"BM") and len(head) >= 18 and struct.unpack_from("<I", head, 14)[0] in _BMP_HEADERS:
         return "bmp"
+    return "dzi" if b"schemas.microsoft.com/deepzoom/" in head else ""
+
+
+def vendor(head: bytes) -> str:
+    """Return ``czi``, ``nd2``, ``lif`` or ``dicom`` where these are a file's first bytes, else ``""``."""
+    for kind, (offset, magic) in _VENDORS.items():
+        if head[offset : offset + len(magic)] == magic:
+            return kind
     return ""
 
 

@@ -8,17 +8,19 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import BinaryIO
 
 from cellkit.core.errors import ReadError, suggest
 from cellkit.core.recipe import ReadOptions
 from cellkit.io import magic
+from cellkit.io.codecs import codec_of
 from cellkit.io.info import Pixels
 from cellkit.io.sources import is_store
 from cellkit.io.tiles import Picture, Whole
 
 __all__ = ["naming", "open_picture"]
+
+_OTHERS = ("dzi", "mrxs", "dicom", "czi", "nd2", "lif")
 
 
 def open_picture(path: str | Path, options: ReadOptions) -> Picture:
@@ -35,16 +37,46 @@ def open_picture(path: str | Path, options: ReadOptions) -> Picture:
         file = held.enter_context(_open(path))
         kind = _kind(path, file)
         if kind == "tiff":
-            from cellkit.io.tiff import Tiff
-
-            picture: Picture = Tiff(file, options.channels, first=first)
+            picture = _tiff(path, file, options)
             held.pop_all()  # the picture closes it
             return picture
-        return _whole(kind, file.read())
+        if kind not in _OTHERS:
+            return _whole(kind, file.read())
+    return _other(kind, path, first)
+
+
+def _tiff(path: str | Path, file: BinaryIO, options: ReadOptions) -> Picture:
+    from cellkit.io.tiff import Tiff
+
+    try:
+        return Tiff(file, options.channels, first=options.projection == "first")
+    except ReadError as error:
+        from cellkit.io.wsi import SUFFIXES, open_whole_slide
+
+        if Path(path).suffix.lower() not in SUFFIXES:
+            raise
+        file.close()
+        return open_whole_slide(path, str(error))
+
+
+def _other(kind: str, path: str | Path, first: bool) -> Picture:
+    """Open what lies in more than one file, and what another package reads."""
+    if kind == "dzi":
+        from cellkit.io.dzi import DeepZoom
+
+        return DeepZoom(path)
+    if kind in ("mrxs", "dicom"):
+        from cellkit.io.wsi import open_whole_slide
+
+        what = "a DICOM file" if kind == "dicom" else "a slide of 3DHISTECH (MRXS)"
+        return open_whole_slide(path, f"is {what}")
+    from cellkit.io.vendor import open_vendor
+
+    return open_vendor(kind, path, first=first)
 
 
 def _whole(kind: str, data: bytes) -> Picture:
-    codec = _codec(kind)
+    codec = codec_of(kind)
     header = codec.header(data)
 
     def decode(projection: str, indexed: bool) -> Pixels:
@@ -52,12 +84,6 @@ def _whole(kind: str, data: bytes) -> Picture:
         return pixels
 
     return Whole(header, decode, lossy=kind == "jpeg" or (kind == "webp" and codec.lossy(data)))
-
-
-def _codec(kind: str) -> ModuleType:
-    from cellkit.io import jpeg, npy, pillow, png, webp
-
-    return {"png": png, "jpeg": jpeg, "webp": webp, "npy": npy, "bmp": pillow, "gif": pillow}[kind]
 
 
 @contextlib.contextmanager
@@ -94,7 +120,9 @@ def _kind(path: str | Path, file: BinaryIO) -> str:
         raise _unreadable(path, error) from error
     if not head:
         raise ReadError("the file is empty (copy it again)")
-    kind = magic.sniff(head)
+    if Path(path).suffix.lower() == ".mrxs" and Path(path).with_suffix("").is_dir():
+        return "mrxs"  # a JPEG by its content; the slide lies in the folder of its name
+    kind = magic.sniff(head) or magic.vendor(head)
     if not kind:
         what, fix = magic.describe(head)
         raise ReadError(f"is no image that can be read: it looks like {what} ({fix})")

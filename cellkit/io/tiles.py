@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from cellkit.core.errors import ReadError
-from cellkit.io.info import Info, Pixels
+from cellkit.io.info import Info, Pixels, project
 
-__all__ = ["CACHE", "Level", "Picture", "Tiles", "Whole", "level_of", "paste"]
+__all__ = ["CACHE", "Level", "Picture", "Tiled", "Tiles", "Whole", "level_of", "paste"]
 
 CACHE = 2**26
 """Bytes of decoded tiles that an open picture keeps, so that windows which share tiles decode them once."""
@@ -124,6 +124,53 @@ class Whole:
         if crop is None:
             return pixels
         return replace(pixels, array=pixels.array[crop[0] : crop[2], crop[1] : crop[3]])
+
+
+class Tiled:
+    """A picture on a grid of tiles, each of which another library or codec decodes: subclasses say how, in `tile`."""
+
+    lossy = False
+    divisible = True
+
+    def __init__(self, info: Info, levels: Sequence[Level], planes: int = 1) -> None:
+        self.info = info
+        self.levels = tuple(levels)
+        self.notes: list[str] = []
+        self._planes = planes
+        self._tiles = Tiles()
+
+    @property
+    def decoded(self) -> int:
+        """How many tiles were decoded so far."""
+        return self._tiles.decoded
+
+    def tile(self, level: int, plane: int, at: tuple[int, int], indexed: bool) -> np.ndarray:
+        """Return the pixels (y, x, c) of the tile at (row, column) of a plane of the stack, cut at the far edges."""
+        raise NotImplementedError
+
+    def decode(self, projection: str, crop: Sequence[int] | None, *, level: int = 0, indexed: bool = False) -> Pixels:
+        """Decode what lies in `crop` of a level; only the tiles that meet it are read."""
+        info, found = self.info, self.levels[level]
+        y0, x0, y1, x1 = crop or (0, 0, *found.shape)
+        out = np.empty((1 if projection == "first" else self._planes, y1 - y0, x1 - x0, info.shape[2]), info.dtype)
+        for plane in range(len(out)):
+
+            def tile(row: int, column: int, plane: int = plane) -> np.ndarray:
+                key = (level, plane, row, column, indexed)
+                return self._tiles.get(key, lambda: self.tile(level, plane, (row, column), indexed))
+
+            paste(out[plane], (y0, x0), found.chunk, tile)
+        pixels, bits = project(out, projection, info.bits) if info.stack else (out[0], info.bits)
+        return Pixels(pixels, bits, info.channels, info.pixel_size, tuple(self.notes))
+
+    def extent(self, level: int, at: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return (y0, x0, y1, x1) of the tile at (row, column) of a level."""
+        (height, width), (tall, wide) = self.levels[level].shape, self.levels[level].chunk
+        top, left = at[0] * tall, at[1] * wide
+        return top, left, min(top + tall, height), min(left + wide, width)
+
+    def close(self) -> None:
+        """Nothing is held open, unless a subclass does."""
 
 
 def level_of(shape: tuple[int, int], full: tuple[int, int], chunk: tuple[int, int]) -> Level:

@@ -1,0 +1,335 @@
+"""Label images of any size as OME-Zarr pyramids, written block by block, by several processes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cellkit.core.errors import ReadError, UsageError, WriteError
+from cellkit.grid.cover import Window
+from cellkit.io.info import decoding
+from cellkit.io.temporary import atomic, write_failure
+
+__all__ = ["LabelStore"]
+
+_MARK = "cellkit.json"
+_SMALLEST = 512  # px; no level is made of one that is no larger
+# Blosc is what every reader knows: Bio-Formats (QuPath, Fiji) reads zlib and Blosc and nothing else. Labels compress
+# best unshuffled: 4,096 x 4,096 px of nuclei take 1.4 MB, shuffled 2.4 MB.
+_BLOSC = {"cname": "lz4", "clevel": 5, "blocksize": 0}
+_DTYPES = {"uint16": "<u2", "uint32": "<u4", "uint64": "<u8"}
+
+Version = Literal["0.4", "0.5"]
+
+
+class LabelStore:
+    """A label image on disk, (y, x), that is written window by window and may be larger than memory.
+
+    Until `finish` it lies in the folder ``.NAME.partial`` beside `path`, which appears under its name all at once.
+    A store may be sent to other processes and written by them at the same time, each its own windows.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        shape: tuple[int, int],
+        dtype: Any = np.uint32,
+        chunk: tuple[int, int] = (1024, 1024),
+        pixel_size: Sequence[float] | None = None,
+        name: str = "",
+        version: Version = "0.4",
+    ) -> None:
+        self.path = Path(path)
+        self.shape = (int(shape[0]), int(shape[1]))
+        self.dtype = np.dtype(dtype)
+        self.chunk = (int(chunk[0]), int(chunk[1]))
+        self.pixel_size = None if pixel_size is None else (float(pixel_size[0]), float(pixel_size[1]))
+        self.name = name or self.path.name.partition(".")[0] or "labels"
+        self.version = version
+        if self.dtype.name not in _DTYPES:
+            raise UsageError(f"{path}: labels are {', '.join(_DTYPES)}; got {self.dtype}")
+        if min(*self.shape, *self.chunk) < 1 or version not in ("0.4", "0.5"):
+            raise UsageError(
+                f"{path}: wanted a shape and chunks of at least 1 px, version 0.4 or 0.5; got {self._said}"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        shape: tuple[int, int],
+        dtype: Any = np.uint32,
+        chunk: tuple[int, int] = (1024, 1024),
+        pixel_size: Sequence[float] | None = None,
+        name: str = "",
+        version: Version = "0.4",
+    ) -> LabelStore:
+        """Make a store of zeros, or go on with the unfinished one of the same shape, dtype, chunks and version.
+
+        An unfinished one that differs is thrown away. A finished one at `path` stays until `finish` replaces it.
+        `pixel_size` is (y, x) in micrometres. OME-Zarr 0.4 (Zarr v2) is what napari, QuPath and Fiji all read
+        (https://github.com/ome/ome-zarr-py/issues/458: "best supported by most tools"; Bio-Formats' converters do not
+        write 0.5 either, https://github.com/glencoesoftware/NGFF-Converter/issues/88); 0.5 is Zarr v3.
+
+        Raises `UsageError` for what are no labels, `WriteError` where the store cannot be made.
+        """
+        store = cls(path, shape, dtype, chunk, pixel_size, name, version)
+        if store.version == "0.5":
+            _need_three(store.path)
+        with _writing(store.path):
+            if not store._goes_on():
+                if store._partial.exists():
+                    shutil.rmtree(store._partial)
+                store._partial.mkdir(parents=True)
+                store._place(0, store.shape)
+                _write_json(store._partial / _MARK, store._said)  # last: it says that the rest is there
+        return store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = (self.path, self.shape, self.dtype.name, self.chunk, self.pixel_size, self.name, self.version)
+        return LabelStore, own
+
+    def __repr__(self) -> str:
+        return f"LabelStore({str(self.path)!r}, {self.shape[0]} x {self.shape[1]} px, {self.dtype})"
+
+    @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """The (y, x) of every level, each half of the one above, down to 512 px or less."""
+        shapes = [self.shape]
+        while max(shapes[-1]) > _SMALLEST:
+            shapes.append((ceil(shapes[-1][0] / 2), ceil(shapes[-1][1] / 2)))
+        return tuple(shapes)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the store lies under its own name, and nothing unfinished beside it."""
+        return self.path.is_dir() and not self._partial.exists()
+
+    def write(self, window: Window, labels: np.ndarray) -> None:
+        """Write the labels of a window whose sides lie between chunks, or at the edge of the image.
+
+        Raises `UsageError` where they do not, and where labels are not integers of the store's range and the window's
+        shape; `WriteError` where the disk does not take them.
+        """
+        self._inside(window)
+        aligned = all(
+            start % size == 0 and (stop % size == 0 or stop == side)
+            for start, stop, size, side in zip(window[:2], window[2:], self.chunk, self.shape, strict=True)
+        )
+        if not aligned:
+            raise UsageError(f"{self.path}: window {list(window)} cuts through chunks of {list(self.chunk)} px")
+        if labels.shape != window.shape or labels.dtype.kind not in "iub":
+            raise UsageError(f"{self.path}: wanted integers {window.shape}, got {labels.dtype} {labels.shape}")
+        if labels.dtype != self.dtype:
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high > np.iinfo(self.dtype).max:
+                raise UsageError(f"{self.path}: {self.dtype} does not hold {low if low < 0 else high}")
+        if not self._partial.is_dir():
+            raise UsageError(f"{self.path}: is finished, or was not made with `LabelStore.create`")
+        with _writing(self.path):
+            self._array[window.slices] = labels.astype(self.dtype, copy=False)
+
+    def read(self, window: Window) -> np.ndarray:
+        """Return the labels of a window, (y, x) in the store's dtype; what was not written is 0."""
+        self._inside(window)
+        with decoding(f"{self.path}: the store"):
+            return np.asarray(self._array[window.slices])
+
+    def finish(self) -> Path:
+        """Make the pyramid, write the metadata, and give the store its name; returns its path.
+
+        A pixel of a smaller level is the top left one of four, so that labels stay what they are. A finished store of
+        that name is replaced. A call that was killed may be made again.
+        """
+        if self.finished:
+            return self.path
+        if not self._partial.is_dir():
+            raise UsageError(f"{self.path}: was not made with `LabelStore.create`")
+        with _writing(self.path):
+            _sweep(self._partial)
+            for level, shape in enumerate(self.levels[1:], 1):
+                shutil.rmtree(self._partial / str(level), ignore_errors=True)
+                self._place(level, shape)
+                self._halve(level, shape)
+            self._describe()
+            _exchange(self._partial, self.path)
+            (self.path / _MARK).unlink(missing_ok=True)  # now, so that a kill before leaves what can be gone on with
+        self.__dict__.pop("_array", None)
+        return self.path
+
+    @property
+    def _partial(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.partial")
+
+    @property
+    def _said(self) -> dict[str, Any]:
+        """What two stores must share for one to go on with the other."""
+        return {
+            "shape": list(self.shape),
+            "dtype": self.dtype.name,
+            "chunk": list(self.chunk),
+            "version": self.version,
+        }
+
+    @cached_property
+    def _array(self) -> Any:
+        return _opened(self._partial / "0" if self._partial.is_dir() else self.path / "0", "r+")
+
+    def _goes_on(self) -> bool:
+        try:
+            return json.loads((self._partial / _MARK).read_text()) == self._said
+        except (OSError, ValueError):
+            return False
+
+    def _inside(self, window: Window) -> None:
+        height, width = self.shape
+        if not (0 <= window.top < window.bottom <= height and 0 <= window.left < window.right <= width):
+            raise UsageError(
+                f"{self.path}: window {list(window)} (y0, x0, y1, x1) is empty or does not lie within the labels of "
+                f"{height} x {width} px"
+            )
+
+    def _place(self, level: int, shape: tuple[int, int]) -> None:
+        """Write the metadata of an array without chunks, all of which is 0."""
+        folder = self._partial / str(level)
+        folder.mkdir()
+        if self.version == "0.4":
+            data: dict[str, Any] = {
+                "zarr_format": 2,
+                "shape": list(shape),
+                "chunks": list(self.chunk),
+                "dtype": _DTYPES[self.dtype.name],
+                "compressor": {"id": "blosc", **_BLOSC, "shuffle": 0},
+                "fill_value": 0,
+                "order": "C",
+                "filters": None,
+                "dimension_separator": "/",
+            }
+            _write_json(folder / ".zarray", data)
+            return
+        size = self.dtype.itemsize
+        data = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(shape),
+            "data_type": self.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunk)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": [
+                {"name": "bytes", "configuration": {"endian": "little"}},
+                {"name": "blosc", "configuration": {**_BLOSC, "shuffle": "noshuffle", "typesize": size}},
+            ],
+            "dimension_names": ["y", "x"],
+            "attributes": {},
+        }
+        _write_json(folder / "zarr.json", data)
+
+    def _halve(self, level: int, shape: tuple[int, int]) -> None:
+        """Fill a level from the one above it, chunk by chunk."""
+        above, below = (_opened(self._partial / str(number), "r+") for number in (level - 1, level))
+        tall, wide = self.chunk
+        for top in range(0, shape[0], tall):
+            for left in range(0, shape[1], wide):
+                large = above[2 * top : 2 * (top + tall), 2 * left : 2 * (left + wide)]
+                small = np.ascontiguousarray(large[::2, ::2])
+                if small.any():
+                    below[top : top + small.shape[0], left : left + small.shape[1]] = small
+
+    def _describe(self) -> None:
+        """Write the metadata of the group: https://ngff.openmicroscopy.org/0.4/#image-layout and #label-md."""
+        unit = {} if self.pixel_size is None else {"unit": "micrometer"}
+        size = self.pixel_size or (1.0, 1.0)
+        datasets = [
+            {
+                "path": str(level),
+                "coordinateTransformations": [{"type": "scale", "scale": [size[0] * 2**level, size[1] * 2**level]}],
+            }
+            for level in range(len(self.levels))
+        ]
+        image: dict[str, Any] = {
+            "name": self.name,
+            "axes": [{"name": axis, "type": "space", **unit} for axis in ("y", "x")],
+            "datasets": datasets,
+            "type": "nearest",
+        }
+        if self.version == "0.4":
+            attributes = {"multiscales": [{"version": "0.4", **image}], "image-label": {"version": "0.4"}}
+            _write_json(self._partial / ".zattrs", attributes)
+            _write_json(self._partial / ".zgroup", {"zarr_format": 2})
+            return
+        inner = {"version": "0.5", "multiscales": [image], "image-label": {}}
+        group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": inner}}
+        _write_json(self._partial / "zarr.json", group)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_failure(path, error) from error
+
+
+def _need_three(path: Path) -> None:
+    import zarr
+
+    if int(zarr.__version__.partition(".")[0]) < 3:
+        raise WriteError(
+            f"{path}: OME-Zarr 0.5 is Zarr version 3, which this installation cannot write (it needs Python 3.11 or "
+            "newer and `pip install 'zarr>=3'`; or write 0.4)"
+        )
+
+
+def _opened(folder: Path, mode: Literal["r", "r+"]) -> Any:
+    import zarr
+
+    if not folder.is_dir():
+        raise ReadError(f"{folder}: the labels are not there")
+    if int(zarr.__version__.partition(".")[0]) < 3:
+        return zarr.open_array(str(folder), mode=mode, write_empty_chunks=False)
+    return zarr.open_array(str(folder), mode=mode)  # which leaves empty chunks out by itself
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a writer that was killed has left among the chunks, whose names are numbers."""
+    for place, _, files in os.walk(folder):
+        for file in files:
+            if not file.isdecimal() and file not in (".zarray", "zarr.json", _MARK):
+                os.unlink(os.path.join(place, file))
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Give the folder `new` the name `path`; what has that name goes."""
+    for name in os.listdir(path.parent):  # left by a call that was killed
+        if name.startswith(f".{path.name}.") and name.endswith(".old"):
+            shutil.rmtree(path.with_name(name), ignore_errors=True)
+    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    moved = os.path.lexists(path)
+    if moved:
+        os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if moved:
+            os.rename(old, path)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    elif moved:
+        old.unlink(missing_ok=True)
