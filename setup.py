@@ -68,6 +68,10 @@ setup(
     extras_require={
         # Any network in an ONNX file as a predictor, and `cellkit export`.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
+        # Slides that tifffile does not read (MRXS, DICOM, odd SVS, NDPI and SCN): OpenSlide first, else TiffSlide.
+        "slides": ["openslide-python>=1.4", "openslide-bin>=4.0", "tiffslide>=2.4"],
+        # CZI by pylibCZIrw, which reads parts of mosaics (bioio-czi reads whole planes); ND2 and LIF by BioIO.
+        "bioio": ["pylibCZIrw>=4.1", "bioio>=1.2", "bioio-nd2>=1.0", "bioio-lif>=1.0"],
         # A heavier second opinion on the scores; its tests skip where it is missing.
         "references": ["stardist>=0.9"],
         "test": [
@@ -76,6 +80,7 @@ setup(
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "onnxscript>=0.5",
+            "ome-zarr-models>=1.0; python_version >= '3.11'",
             "pandas-stubs",
             "pycocotools>=2.0.7",
             "pytest>=8.0",

@@ -38,7 +38,7 @@ def open_vendor(kind: str, path: str | Path, *, first: bool = False) -> Tiled:
             f"is {_NAMES[kind]}, which another package reads: `pip install 'cellkit[bioio]'` "
             f"({error}; or export it as OME-TIFF or PNG from the program that made it)"
         ) from error
-    with decoding(f"the {kind.upper()} file", Exception):
+    with decoding(f"{_NAMES[kind][2:]} (export it as OME-TIFF where it is whole)", Exception):
         if bioio is None:
             return _Czi(package.CziReader(str(path)), first)
         return _BioImage(kind, bioio.BioImage(str(path), reader=package.Reader), first)
