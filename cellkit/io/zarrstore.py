@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from collections.abc import Sequence
 from itertools import product
 from math import ceil, prod
@@ -150,6 +151,7 @@ class _Array:
         self.dtype = stored.newbyteorder("=")
         text = str(data.get("compressor")) + str(data.get("filters")) + str(data.get("codecs"))
         self.lossy = "jpeg" in text.lower()
+        self._blosc = _ends_in_blosc(data)
         fill = self._array.fill_value
         self._fill = 0 if fill is None else fill
 
@@ -212,16 +214,28 @@ class _Array:
         """Tell whether a chunk is there; raise where it is no plain file of this store."""
         path = self.folder / name
         try:
-            mode = os.stat(path).st_mode
+            found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             if os.path.islink(path):
                 raise ReadError(f"the chunk {self.name}/{name} is a link to nothing (copy the store whole)") from None
             return False
         except OSError as error:
             raise ReadError(f"the chunk {self.name}/{name} cannot be read: {error.strerror or error}") from error
-        if not stat.S_ISREG(mode) or not _within(os.path.realpath(path), self._root):
+        if not stat.S_ISREG(found.st_mode) or not _within(os.path.realpath(path), self._root):
             raise ReadError(f"the chunk {self.name}/{name} is no file of this store (copy the store whole)")
+        if self._blosc:
+            self._check_blosc(path, name, found.st_size)
         return True
+
+    def _check_blosc(self, path: Path, name: str, size: int) -> None:
+        """Raise where a chunk is not as long as it says: the decoder would read on beyond its end."""
+        with open(path, "rb") as file:
+            head = file.read(16)
+        if len(head) == 16:
+            raw, _, stored = struct.unpack_from("<III", head, 4)
+            if stored == size and raw <= max(2 * prod(self.chunk) * self.dtype.itemsize, 2**16):
+                return
+        raise ReadError(f"the chunk {self.name}/{name} is damaged: it is not as long as it says (copy the store again)")
 
     def _key(self, index: tuple[int, ...]) -> str:
         """Return the file of a chunk or shard, from the array's folder on."""
@@ -233,6 +247,15 @@ class _Array:
         if encoding.get("name") == "v2":
             return str(settings.get("separator", ".")).join(map(str, index)) or "0"
         return str(settings.get("separator", "/")).join(("c", *map(str, index)))
+
+
+def _ends_in_blosc(data: dict[str, Any]) -> bool:
+    """Tell whether the file of a chunk is one Blosc buffer."""
+    if isinstance(data.get("compressor"), dict):
+        return bool(data["compressor"].get("id") == "blosc")
+    codecs = data.get("codecs")
+    last = codecs[-1] if isinstance(codecs, list) and codecs else None
+    return isinstance(last, dict) and last.get("name") == "blosc"
 
 
 def _within(path: str, root: str) -> bool:
