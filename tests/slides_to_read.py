@@ -190,3 +190,9 @@ def make(folder: Path, name: str) -> tuple[Path, ReadOptions | None]:
     path = folder / name
     write(path)
     return path, options
+
+
+def read_elsewhere(slide, spec, window):
+    """Read a window in this process, by a slide and by what one is opened by."""
+    with slide, spec.open() as again:
+        return np.array(slide.read(window)["raw"]), np.array(again.read(window)["raw"])

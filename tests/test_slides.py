@@ -24,7 +24,21 @@ from cellkit.core.recipe import ReadOptions
 from cellkit.grid.cover import Window
 from cellkit.io import find, open_slide, probe, read_labels
 from cellkit.io.medians import medians
-from slides_to_read import COLOUR, FLOATS, GREY, GREY16, KINDS, RNG, WHOLE, deep_zoom, make, ome_zarr, plain_zarr, svs
+from slides_to_read import (
+    COLOUR,
+    FLOATS,
+    GREY,
+    GREY16,
+    KINDS,
+    RNG,
+    WHOLE,
+    deep_zoom,
+    make,
+    ome_zarr,
+    plain_zarr,
+    read_elsewhere,
+    svs,
+)
 
 _made: dict[str, tuple] = {}
 
@@ -304,15 +318,10 @@ def test_processes_open_it_again(made):
         for name in ("tiled.tif", "v3.ome.zarr"):
             path, options, whole = made(name)
             with open_slide(path, options, level=0) as slide:
-                found = [pool.submit(_read_elsewhere, slide, slide.spec, window) for window in windows]
+                found = [pool.submit(read_elsewhere, slide, slide.spec, window) for window in windows]
                 for window, future in zip(windows, found, strict=True):
                     for array in future.result():
                         np.testing.assert_array_equal(array, whole["raw"][window.slices])
-
-
-def _read_elsewhere(slide, spec, window):
-    with slide, spec.open() as again:
-        return np.array(slide.read(window)["raw"]), np.array(again.read(window)["raw"])
 
 
 # Finding

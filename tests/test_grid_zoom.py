@@ -1,0 +1,61 @@
+"""Zooming window by window: the same numbers as of the whole, and those of an independent reckoning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cellkit.grid.cover import Window
+from cellkit.grid.resample import smooth
+from cellkit.grid.zoom import reach_of, zoom_window
+
+SIDES = st.integers(1, 90)
+
+
+def zoomed(array, inner, window=None):
+    return zoom_window(lambda part: array[part.slices], array.shape[:2], inner, window or Window(0, 0, *inner))
+
+
+@settings(max_examples=60)
+@given(outer=st.tuples(SIDES, SIDES), inner=st.tuples(SIDES, SIDES), channels=st.integers(0, 5), data=st.data())
+def test_windows_are_parts_of_the_whole(outer, inner, channels, data):
+    array = np.random.default_rng(outer[0]).random((*outer, channels) if channels else outer, np.float32)
+    whole = zoomed(array, inner)
+    np.testing.assert_allclose(whole, smooth(array, inner), atol=1e-5)
+    assert array.min() <= whole.min()
+    assert whole.max() <= array.max()
+    top, left = data.draw(st.integers(0, inner[0] - 1)), data.draw(st.integers(0, inner[1] - 1))
+    window = Window(top, left, data.draw(st.integers(top + 1, inner[0])), data.draw(st.integers(left + 1, inner[1])))
+    reach = reach_of(outer, inner, window)
+    blind = np.full_like(array, np.nan)
+    blind[reach.slices] = array[reach.slices]
+    np.testing.assert_array_equal(zoomed(blind, inner, window), whole[window.slices])
+
+
+@pytest.mark.parametrize(("given_", "wanted"), [(2001, 2000), (2001, 1999), (101, 7), (6, 2), (7, 7)])
+def test_area_by_hand(given_, wanted):
+    """Every weight is the share of a pixel that is covered; OpenCV leaves shares under a thousandth out."""
+    line = np.random.default_rng(0).random(given_).astype(np.float32)
+    edges = np.linspace(0, given_, wanted + 1)
+    total = np.concatenate([[0.0], np.cumsum(line.astype(np.float64))])
+    covered = np.diff(np.interp(edges, np.arange(given_ + 1), total)) / (given_ / wanted)
+    np.testing.assert_allclose(zoomed(line[:, None], (wanted, 1))[:, 0], covered, atol=1e-6)
+
+
+def test_growing_is_linear_between_centres():
+    line = np.array([[0.0, 8.0]], np.float32)
+    np.testing.assert_array_equal(zoomed(line, (1, 8)), [[0, 0, 1, 3, 5, 7, 8, 8]])
+    np.testing.assert_array_equal(zoomed(line[:, :1] + 3, (5, 4)), np.full((5, 4), 3))
+
+
+def test_constants_stay():
+    for inner in ((37, 41), (300, 41), (300, 500)):
+        assert (zoomed(np.full((113, 127, 2), 0.1, np.float32), inner) == np.float32(0.1)).all()
+
+
+def test_windows_beyond_are_refused():
+    for window in (Window(0, 0, 6, 5), Window(-1, 0, 3, 3), Window(2, 2, 2, 4)):
+        with pytest.raises(ValueError, match="does not lie within 5 x 5"):
+            zoomed(np.zeros((9, 9), np.float32), (5, 5), window)
