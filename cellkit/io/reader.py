@@ -104,7 +104,7 @@ def probe(path: str | Path | Source, options: ReadOptions | None = None) -> Info
 
 def _load(path: str | Path, options: ReadOptions, *, labels: bool = False) -> Pixels:
     with naming(path), closing(open_picture(path, options)) as picture:
-        info = cropped(picture.info, options, picture.divisible)
+        info = cropped(picture.info, options, options.crop is None or picture.divisible)
         accept(info, options)
         if labels and picture.lossy:
             raise _lossy(info.format.upper())
@@ -116,7 +116,7 @@ def _load(path: str | Path, options: ReadOptions, *, labels: bool = False) -> Pi
 
 def _header(path: str | Path, options: ReadOptions) -> Info:
     with naming(path), closing(open_picture(path, options)) as picture:
-        info = cropped(picture.info, options, picture.divisible)
+        info = cropped(picture.info, options, options.crop is None or picture.divisible)
         accept(info, options)
         return info
 
