@@ -14,7 +14,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +30,7 @@ from slides_to_read import (
     GREY16,
     KINDS,
     RNG,
+    V3,
     WHOLE,
     deep_zoom,
     make,
@@ -38,6 +38,7 @@ from slides_to_read import (
     plain_zarr,
     read_elsewhere,
     svs,
+    zarr_array,
 )
 
 _made: dict[str, tuple] = {}
@@ -329,7 +330,7 @@ def test_processes_open_it_again(made):
 
 def test_a_store_is_one_image(tmp_path):
     ome_zarr(tmp_path / "slide.ome.zarr", axes="cyx")
-    plain_zarr(tmp_path / "array.zarr", 3)
+    plain_zarr(tmp_path / "array.zarr", V3)
     ome_zarr(tmp_path / "unnamed", axes="yx")
     deep_zoom(tmp_path / "deep.dzi", tile=64)
     tifffile.imwrite(tmp_path / "a.tif", GREY)
@@ -341,7 +342,7 @@ def test_a_store_is_one_image(tmp_path):
     assert probe(tmp_path / "slide.ome.zarr").pixel_size == (0.25, 0.25)
     assert probe(tmp_path / "deep.dzi").shape == (103, 97, 3)
     assert ck.read(tmp_path / "slide.ome.zarr").layer("raw").names == ("DAPI", "GFP", "GFP_2")
-    labels = zarr.open_array(str(tmp_path / "l.zarr"), mode="w", shape=(9, 8), chunks=(4, 4), dtype="u4")
+    labels = zarr_array(tmp_path / "l.zarr", 2, shape=(9, 8), chunks=(4, 4), dtype="uint32")
     labels[:] = np.arange(72).reshape(9, 8)
     np.testing.assert_array_equal(read_labels(tmp_path / "l.zarr"), np.arange(72).reshape(9, 8))
 
@@ -430,7 +431,9 @@ def test_hostile_zarr_metadata(tmp_path, what):
 
 
 def test_damaged_json(tmp_path):
-    for version, file in ((2, ".zattrs"), (3, "zarr.json"), (3, "0/zarr.json")):
+    for version, file in ((2, ".zattrs"), (V3, "zarr.json"), (V3, "0/zarr.json")):
+        if version == 2 and "json" in file:
+            continue
         store = tmp_path / f"{version}{file[0]}.zarr"
         ome_zarr(store, version, "yx")
         for text in ("{", "[]", "[" * 100_000, "null", ""):
@@ -459,7 +462,9 @@ def test_links_that_leave_the_store(tmp_path):
 
 def test_zarr_of_several_images(tmp_path):
     store = tmp_path / "a.zarr"
-    zarr.open_group(str(store), mode="w", zarr_format=2).attrs["bioformats2raw.layout"] = 3
+    store.mkdir()
+    (store / ".zgroup").write_text('{"zarr_format": 2}')
+    (store / ".zattrs").write_text('{"bioformats2raw.layout": 3}')
     first = ome_zarr(store / "0", axes="yx")
     assert ck.read(store).shape == first.shape
     ome_zarr(store / "1", axes="yx")
