@@ -81,6 +81,8 @@ setup(
             "onnxruntime>=1.18",
             "onnxscript>=0.5",
             "ome-zarr-models>=1.0; python_version >= '3.11'",
+            "openslide-bin>=4.0",
+            "openslide-python>=1.4",
             "pandas-stubs",
             "pycocotools>=2.0.7",
             "pytest>=8.0",

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cellkit as ck
-from cellkit.core import ReadError, UsageError
+from cellkit.core import ReadError, UsageError, WriteError
 from cellkit.core.recipe import ReadOptions
 from cellkit.grid.cover import Window
-from cellkit.io import find, open_slide, probe, read_labels
+from cellkit.io import LabelStore, find, open_slide, probe, read_labels
 from cellkit.io.medians import medians
 from slides_to_read import (
     COLOUR,
@@ -429,6 +429,43 @@ def test_hostile_zarr_metadata(tmp_path, what):
         with pytest.raises(ReadError, match=words) as caught:
             function(tmp_path / "a.zarr")
         assert "a.zarr: " in str(caught.value)
+
+
+HOSTILE_3 = {
+    "kind of grid": (lambda d: d["chunk_grid"].update(name="rectilinear"), "not a regular grid"),
+    "no grid": (lambda d: d.pop("chunk_grid"), "not a regular grid"),
+    "huge": (lambda d: d.update(shape=[10**15, 10**15]), "no image is that large"),
+    "codec": (lambda d: d.update(codecs=[{"name": "no such"}]), "cannot be decoded"),
+    "type": (lambda d: d.update(data_type="string"), "not plain numbers|cannot be decoded"),
+    "node": (lambda d: d.update(node_type="group"), "the array 0 is missing"),
+    "other": (lambda d: d.update(node_type="table"), "not an array or a group"),
+}
+
+
+@pytest.mark.skipif(V3 == 2, reason="the library reads version 2 only")
+@pytest.mark.parametrize("what", HOSTILE_3)
+def test_hostile_zarr_metadata_of_version_3(tmp_path, what):
+    change, words = HOSTILE_3[what]
+    ome_zarr(tmp_path / "a.zarr", 3, "yx")
+    edit(tmp_path / "a.zarr" / "0" / "zarr.json", change)
+    with pytest.raises(ReadError, match=words):
+        open_slide(tmp_path / "a.zarr")
+
+
+def test_version_3_needs_its_library(tmp_path, monkeypatch):
+    import zarr
+
+    ome_zarr(tmp_path / "a.zarr", 2, "yx")
+    monkeypatch.setattr(zarr, "__version__", "2.18.3")
+    assert ck.read(tmp_path / "a.zarr").shape == (103, 97)
+    if V3 == 3:
+        monkeypatch.undo()
+        ome_zarr(tmp_path / "b.zarr", 3, "yx")
+        monkeypatch.setattr(zarr, "__version__", "2.18.3")
+        with pytest.raises(ReadError, match=r"b\.zarr: is Zarr version 3, .*Python 3\.11"):
+            ck.read(tmp_path / "b.zarr")
+        with pytest.raises(WriteError, match=r"or write 0\.4"):
+            LabelStore.create(tmp_path / "c.zarr", (5, 5), version="0.5")
 
 
 def test_damaged_json(tmp_path):

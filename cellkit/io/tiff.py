@@ -21,7 +21,7 @@ from cellkit.io.tiffchain import check_chain
 from cellkit.io.tifftiles import Layout, Resolution, layout_of
 from cellkit.io.tiles import Level, Tiles, level_of
 
-__all__ = ["Tiff"]
+__all__ = ["Tiff", "listening"]
 
 _MINISWHITE, _RGB, _PALETTE, _YCBCR = 0, 2, 3, 6
 _REFUSED = {
@@ -60,8 +60,8 @@ logging.getLogger("tifffile").addFilter(_log)
 
 
 @contextmanager
-def _listening(kept: list[str]) -> Iterator[None]:
-    """Keep what tifffile logs in this thread."""
+def listening(kept: list[str]) -> Iterator[None]:
+    """Put what tifffile logs in this thread into `kept`, and nowhere else."""
     before = getattr(_log.thread, "kept", None)
     _log.thread.kept = kept
     try:
@@ -83,7 +83,7 @@ class Tiff:
         self._file = file
         self._kept: list[str] = []
         self._notes: list[str] = []
-        with _listening(self._kept), _decoding():
+        with listening(self._kept), _decoding():
             self._tif = tifffile.TiffFile(file, _multifile=False)
             check_chain(self._tif.filehandle, self._tif.filehandle.size)
             if not len(self._tif.pages):
@@ -104,7 +104,7 @@ class Tiff:
     def levels(self) -> tuple[Level, ...]:
         """Every resolution, the full one first. Looks at all pages of the picture."""
         full = self._layout.shape
-        with _listening(self._kept), _decoding():
+        with listening(self._kept), _decoding():
             return tuple(level_of(found.layout.shape, full, found.chunk) for found in self._levels)
 
     @property
@@ -127,7 +127,7 @@ class Tiff:
         found, info = self._levels[level], self.info
         layout = found.layout
         part = crop is not None and found.divisible
-        with _listening(self._kept), _decoding():
+        with listening(self._kept), _decoding():
             notes = found.notes
             if part and crop is not None:
                 array = found.region(crop, first=projection == "first")
