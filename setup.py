@@ -64,7 +64,7 @@ setup(
         "torchvision>=0.26",
         # Version 3 of the library reads both versions of the format, but needs Python 3.11.
         "zarr>=2.18.3,<3; python_version < '3.11'",
-        "zarr>=3.0.8; python_version >= '3.11'",
+        "zarr>=3.1.3; python_version >= '3.11'",
     ],
     extras_require={
         # Any network in an ONNX file as a predictor, and `cellkit export`.
@@ -85,6 +85,8 @@ setup(
             "onnxruntime>=1.18",
             "onnxscript>=0.5",
             "ome-zarr-models>=1.0; python_version >= '3.11'",
+            "openslide-bin>=4.0",
+            "openslide-python>=1.4",
             "pandas-stubs",
             "pycocotools>=2.0.7",
             "pytest>=8.0",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +179,16 @@ def make_image(path: Path, side: int = 20_000, seed: int = 0, as_zarr: bool = Fa
     return sum(nuclei for _, nuclei in bands(side, seed, images, counts))
 
 
+def peak_memory() -> str:
+    """Return the most memory this process has held so far."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "an unknown amount"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    return f"{peak:.0f} MB"
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,12 +201,11 @@ def main() -> None:
         sys.exit(f"{given.out} exists already")
     started = perf_counter()
     nuclei = make_image(given.out, given.side, given.seed, given.zarr)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
     files = [given.out] if given.out.is_file() else [file for file in given.out.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 1e6
     seconds = perf_counter() - started
     print(f"{given.out}: {given.side} x {given.side} px, about {nuclei} nuclei, {size:.0f} MB")
-    print(f"{seconds:.0f} s, {peak:.0f} MB of memory at most")
+    print(f"{seconds:.0f} s, {peak_memory()} of memory at most")
 
 
 if __name__ == "__main__":

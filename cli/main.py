@@ -19,6 +19,7 @@ _COMMANDS = {
     "eval": "cellkit_cli.eval:eval_command",
     "tune": "cellkit_cli.tune:tune_command",
     "train": "cellkit_cli.train:train_command",
+    "grid": "cellkit_cli.grid:grid_command",
     "compare": "cellkit_cli.compare:compare_command",
     "audit": "cellkit_cli.audit:audit_command",
     "convert": "cellkit_cli.convert:convert_command",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import ceil
 from pathlib import Path
 
@@ -70,19 +71,41 @@ def svs(path):
         file.write(image[::4, ::4], tile=(64, 64), description="Aperio level", **common)
 
 
+THREE = int(zarr.__version__.partition(".")[0]) >= 3
+V3 = 3 if THREE else 2  # Python 3.10 has no library that writes version 3
+
+
+def zarr_array(path, version, separator=None, **options):
+    """Make an array by either version of the library."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not THREE:
+        options.pop("shards", None)
+        return zarr.open_array(str(path), mode="w", dimension_separator=separator, **options)
+    encoding = {"name": "v2", "separator": separator or "."} if version == 2 else None
+    return zarr.create_array(
+        store=str(path), zarr_format=version, chunk_key_encoding=encoding, overwrite=True, **options
+    )
+
+
 def ome_zarr(path, version=2, axes="tczyx", unit="nanometer", separator="/", shards=None):
-    """OME-Zarr 0.4 or 0.5 with three levels."""
+    """OME-Zarr 0.4 or 0.5 with three levels; the metadata of the group are written by hand."""
     full = RNG.integers(0, 60000, [{"t": 1, "c": 3, "z": 2}.get(axis, 103 if axis == "y" else 97) for axis in axes])
     full = full.astype(np.uint16)
-    group = zarr.open_group(str(path), mode="w", zarr_format=version)
     datasets = []
     for level in range(3):
         array = full[..., :: 2**level, :: 2**level]
-        encoding = {"name": "v2", "separator": separator} if version == 2 else None
-        chunk = (16, 24) if axes == "yx" else (1,) * (len(axes) - 2) + (40, 48)
-        shard = None if shards is None else (1,) * (len(axes) - 2) + shards
-        made = group.create_array(
-            str(level), shape=array.shape, chunks=chunk, shards=shard, dtype="uint16", chunk_key_encoding=encoding
+        lead = (1,) * (len(axes) - 2)
+        chunk = (16, 24) if axes == "yx" else (*lead, 40, 48)
+        shard = {} if shards is None else {"shards": (*lead, *shards)}
+        made = zarr_array(
+            path / str(level),
+            version,
+            separator,
+            shape=array.shape,
+            chunks=chunk,
+            dtype="uint16",
+            fill_value=0,
+            **shard,
         )
         made[:] = array
         scale = [250.0 * 2**level if axis in "yx" else 1.0 for axis in axes]
@@ -94,17 +117,18 @@ def ome_zarr(path, version=2, axes="tczyx", unit="nanometer", separator="/", sha
     image = {"axes": entries, "datasets": datasets}
     omero = {"channels": [{"label": name, "color": "00FF00"} for name in ("DAPI", "GFP", "GFP")]}
     if version == 2:
-        group.attrs.update({"multiscales": [{"version": "0.4", **image}], "omero": omero})
+        (path / ".zgroup").write_text('{"zarr_format": 2}')
+        (path / ".zattrs").write_text(json.dumps({"multiscales": [{"version": "0.4", **image}], "omero": omero}))
     else:
-        group.attrs["ome"] = {"version": "0.5", "multiscales": [image], "omero": omero}
+        own = {"ome": {"version": "0.5", "multiscales": [image], "omero": omero}}
+        group = {"zarr_format": 3, "node_type": "group", "attributes": own}
+        (path / "zarr.json").write_text(json.dumps(group))
     return full
 
 
 def plain_zarr(path, version=2, fill=7):
     """A Zarr array of floats, half of whose chunks were never written."""
-    array = zarr.open_array(
-        str(path), mode="w", zarr_format=version, shape=(103, 97), chunks=(20, 30), dtype="f4", fill_value=fill
-    )
+    array = zarr_array(path, version, shape=(103, 97), chunks=(20, 30), dtype="float32", fill_value=fill)
     array[:50] = RNG.random((50, 97))
 
 
@@ -173,10 +197,10 @@ KINDS = {
     "v2.ome.zarr": (ome_zarr, MAX),
     "v2_first.ome.zarr": (ome_zarr, FIRST),
     "v2_dots.zarr": (lambda path: ome_zarr(path, axes="cyx", separator="."), None),
-    "v3.ome.zarr": (lambda path: ome_zarr(path, 3, "cyx"), None),
-    "v3_shards.ome.zarr": (lambda path: ome_zarr(path, 3, "yx", shards=(32, 48)), None),
+    "v3.ome.zarr": (lambda path: ome_zarr(path, V3, "cyx"), None),
+    "v3_shards.ome.zarr": (lambda path: ome_zarr(path, V3, "yx", shards=(32, 48)), None),
     "array2.zarr": (plain_zarr, None),
-    "array3.zarr": (lambda path: plain_zarr(path, 3), None),
+    "array3.zarr": (lambda path: plain_zarr(path, V3), None),
     "deep.dzi": (deep_zoom, None),
     "deep_grey.dzi": (lambda path: deep_zoom(path, GREY, 25, 0), None),
     "deep_jpeg.dzi": (lambda path: deep_zoom(path, COLOUR, 40, 2, "jpg"), None),

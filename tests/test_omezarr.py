@@ -23,6 +23,7 @@ RNG = np.random.default_rng(3)
 LABELS = np.kron(RNG.integers(0, 2**31, (19, 15)), np.ones((37, 41), int)).astype(np.uint32)  # 703 x 615, odd
 LABELS[:256, :256] = 0
 CHUNK = (256, 192)
+VERSIONS = ["0.4", "0.5"] if int(zarr.__version__.partition(".")[0]) >= 3 else ["0.4"]
 
 
 def fill(store, labels, size=(512, 192)):
@@ -31,7 +32,7 @@ def fill(store, labels, size=(512, 192)):
     return store
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
 def test_pyramid_as_zarr_reads_it(tmp_path, version, dtype):
     labels = LABELS.astype(dtype)
@@ -46,7 +47,7 @@ def test_pyramid_as_zarr_reads_it(tmp_path, version, dtype):
         np.testing.assert_array_equal(array[:], labels[:: 2**level, :: 2**level])
     window = Window(100, 50, 400, 333)
     np.testing.assert_array_equal(store.read(window), labels[window.slices])
-    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r").attrs.asdict()
+    group = dict(zarr.open_group(str(tmp_path / "a.zarr"), mode="r").attrs)
     own = group["ome"] if version == "0.5" else group
     assert "image-label" in own
     assert own["multiscales"][0]["name"] == "nuclei"
@@ -55,7 +56,7 @@ def test_pyramid_as_zarr_reads_it(tmp_path, version, dtype):
     assert not list((tmp_path / "a.zarr").glob("cellkit*"))
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_metadata_are_valid(tmp_path, version):
     pytest.importorskip("ome_zarr_models")
     from ome_zarr_models import v04, v05

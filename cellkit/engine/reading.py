@@ -190,7 +190,8 @@ def _megabytes(size: int) -> str:
 
 def _digest_files(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
-    for path in paths:
+    stores = [path.with_name(f"{path.stem}_files") for path in paths if path.suffix.lower() == ".dzi"]
+    for path in (*paths, *stores):
         if path.is_dir():  # a store of many files: reading all of them would take as long as the run
             for inner in sorted(path.rglob("*")):
                 told = inner.stat()

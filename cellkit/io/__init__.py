@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellkit.io.info import Info
+    from cellkit.io.omezarr import LabelStore
     from cellkit.io.reader import probe, read, read_labels
     from cellkit.io.samples import fluorescence_field, write_samples
     from cellkit.io.slides import Slide, SlideSpec, open_slide
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Info": "info",
+    "LabelStore": "omezarr",
     "Slide": "slides",
     "SlideSpec": "slides",
     "Source": "sources",
@@ -39,6 +41,7 @@ _HOME = {
 
 __all__ = [
     "Info",
+    "LabelStore",
     "Slide",
     "SlideSpec",
     "Source",

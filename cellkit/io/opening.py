@@ -46,7 +46,7 @@ def open_picture(path: str | Path, options: ReadOptions) -> Picture:
 
 
 def _tiff(path: str | Path, file: BinaryIO, options: ReadOptions) -> Picture:
-    from cellkit.io.tiff import Tiff
+    from cellkit.io.tiff import Tiff, listening
 
     try:
         return Tiff(file, options.channels, first=options.projection == "first")
@@ -56,7 +56,8 @@ def _tiff(path: str | Path, file: BinaryIO, options: ReadOptions) -> Picture:
         if Path(path).suffix.lower() not in SUFFIXES:
             raise
         file.close()
-        return open_whole_slide(path, str(error))
+        with listening([]):
+            return open_whole_slide(path, str(error))
 
 
 def _other(kind: str, path: str | Path, first: bool) -> Picture:

@@ -25,7 +25,9 @@ _DEFAULT = ReadOptions()
 def read(path: str | Path | Source, options: ReadOptions | None = None) -> Sample:
     """Read an image file, or the channel files that `find` has grouped, as a sample.
 
-    The format is told by the content, never by the name: PNG, JPEG, BMP, GIF, WebP, TIFF, .npy. Integers are scaled
+    The format is told by the content, never by the name: PNG, JPEG, BMP, GIF, WebP, TIFF, .npy, OME-Zarr stores and
+    Zarr arrays, Deep Zoom; slides and microscope formats where another package reads them (the extras `slides` and
+    `bioio`). What does not fit in memory is for `open_slide`. Integers are scaled
     once, by the declared bit depth (`options.bits`, else what the file declares, else the range of its type). Stacks
     over z, time, frames or unexplained pages need `options.projection`. Of a resolution pyramid the full resolution is
     read. Alpha is dropped, palettes become RGB, an EXIF orientation is not applied: pixels lie as they are stored.
@@ -104,7 +106,7 @@ def probe(path: str | Path | Source, options: ReadOptions | None = None) -> Info
 
 def _load(path: str | Path, options: ReadOptions, *, labels: bool = False) -> Pixels:
     with naming(path), closing(open_picture(path, options)) as picture:
-        info = cropped(picture.info, options, picture.divisible)
+        info = cropped(picture.info, options, options.crop is None or picture.divisible)
         accept(info, options)
         if labels and picture.lossy:
             raise _lossy(info.format.upper())
@@ -116,7 +118,7 @@ def _load(path: str | Path, options: ReadOptions, *, labels: bool = False) -> Pi
 
 def _header(path: str | Path, options: ReadOptions) -> Info:
     with naming(path), closing(open_picture(path, options)) as picture:
-        info = cropped(picture.info, options, picture.divisible)
+        info = cropped(picture.info, options, options.crop is None or picture.divisible)
         accept(info, options)
         return info
 

@@ -106,11 +106,14 @@ def _expand(given: str | Path) -> list[Path]:
         return [path] if is_store(path) else _images_of(path)
     if os.path.lexists(path) or not any(c in text for c in "*?["):
         return [path]  # a file that is missing is named when it is read, and does not stop the others
-    parts: dict[Path, bool] = {}
+    parts = {_fixed(path): False}
     found = [match for match in map(Path, glob.glob(text, recursive=True)) if not _is_part(match.parent, parts)]
-    folders = [match for match in found if match.is_dir() and not _is_part(match, parts)]
-    images = [image for folder in folders for image in _images_of(folder, needed=False)]
-    images += _pick(match for match in found if match not in set(folders))
+    images = list(_pick(match for match in found if not match.is_dir()))
+    for folder in (match for match in found if match.is_dir()):
+        if is_store(folder):
+            images.append(folder)
+        elif not _is_part(folder, parts):
+            images += _images_of(folder, needed=False)
     if not images:
         what = f"matches {len(found)} files and folders, none of them an image" if found else "matches nothing"
         raise UsageError(f"{text}: {what} (looked in {Path.cwd()})" if not path.is_absolute() else f"{text}: {what}")
@@ -120,10 +123,15 @@ def _expand(given: str | Path) -> list[Path]:
 def _images_of(folder: Path, needed: bool = True) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            files = [Path(entry.path) for entry in entries if not entry.is_dir() or is_store(entry.path)]
+            files, images = [], []
+            for entry in entries:
+                if not entry.is_dir():
+                    files.append(Path(entry.path))
+                elif not entry.name.startswith(".") and is_store(entry.path):
+                    images.append(Path(entry.path))
     except OSError as error:
         raise UsageError(f"{folder}: the folder cannot be read: {error.strerror or error}") from error
-    images = list(_pick(files))
+    images += _pick(files)
     if needed and not images:
         rest = f"{len(files)} files of other kinds" if files else "no files"
         raise UsageError(
@@ -135,10 +143,18 @@ def _images_of(folder: Path, needed: bool = True) -> list[Path]:
 def _pick(files: Iterable[Path]) -> Iterator[Path]:
     """Yield the images among `files`: by suffix, or else by content."""
     for path in files:
-        if path.name.startswith("."):
-            continue
-        if is_store(path) or (not path.is_dir() and (path.suffix.lower() in _IMAGES or _looks_like_image(path))):
+        if not path.name.startswith(".") and (path.suffix.lower() in _IMAGES or _looks_like_image(path)):
             yield path
+
+
+def _fixed(pattern: Path) -> Path:
+    """Return the folder of a glob: all before the first part with a wildcard."""
+    parts = []
+    for part in pattern.parts:
+        if any(c in part for c in "*?["):
+            break
+        parts.append(part)
+    return Path(*parts)
 
 
 def _is_part(folder: Path, known: dict[Path, bool]) -> bool:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from math import prod
 from typing import Any, BinaryIO
 
@@ -18,9 +19,9 @@ from cellkit.io.info import RGB, Info, Pixels, decoding, distinct, drop_alpha, p
 from cellkit.io.pixelsize import from_json, from_resolution
 from cellkit.io.tiffchain import check_chain
 from cellkit.io.tifftiles import Layout, Resolution, layout_of
-from cellkit.io.tiles import Tiles, level_of
+from cellkit.io.tiles import Level, Tiles, level_of
 
-__all__ = ["Tiff"]
+__all__ = ["Tiff", "listening"]
 
 _MINISWHITE, _RGB, _PALETTE, _YCBCR = 0, 2, 3, 6
 _REFUSED = {
@@ -59,8 +60,8 @@ logging.getLogger("tifffile").addFilter(_log)
 
 
 @contextmanager
-def _listening(kept: list[str]) -> Iterator[None]:
-    """Keep what tifffile logs in this thread."""
+def listening(kept: list[str]) -> Iterator[None]:
+    """Put what tifffile logs in this thread into `kept`, and nowhere else."""
     before = getattr(_log.thread, "kept", None)
     _log.thread.kept = kept
     try:
@@ -82,7 +83,7 @@ class Tiff:
         self._file = file
         self._kept: list[str] = []
         self._notes: list[str] = []
-        with _listening(self._kept), _decoding():
+        with listening(self._kept), _decoding():
             self._tif = tifffile.TiffFile(file, _multifile=False)
             check_chain(self._tif.filehandle, self._tif.filehandle.size)
             if not len(self._tif.pages):
@@ -93,13 +94,18 @@ class Tiff:
             self._check_page()
             self.info = self._read_info(tuple(names))
             self._levels = self._resolutions(main, tuple(names))
-            full = self._layout.shape
-            self.levels = tuple(level_of(found.layout.shape, full, found.chunk) for found in self._levels)
 
     def close(self) -> None:
         """Close the file."""
         self._tif.close()
         self._file.close()
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """Every resolution, the full one first. Looks at all pages of the picture."""
+        full = self._layout.shape
+        with listening(self._kept), _decoding():
+            return tuple(level_of(found.layout.shape, full, found.chunk) for found in self._levels)
 
     @property
     def decoded(self) -> int:
@@ -121,7 +127,7 @@ class Tiff:
         found, info = self._levels[level], self.info
         layout = found.layout
         part = crop is not None and found.divisible
-        with _listening(self._kept), _decoding():
+        with listening(self._kept), _decoding():
             notes = found.notes
             if part and crop is not None:
                 array = found.region(crop, first=projection == "first")
@@ -195,6 +201,8 @@ class Tiff:
     def _check_page(self) -> None:
         page = self._layout.page
         photometric = int(page.photometric) if page.photometric is not None else 1
+        if photometric == _PALETTE:
+            _ = page.colormap  # read now: later several threads may be at the file
         if photometric in _REFUSED:
             raise ReadError(f"the TIFF holds {_REFUSED[photometric]}")
         if photometric == _YCBCR and int(page.compression) not in _JPEGS:

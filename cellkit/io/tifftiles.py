@@ -68,6 +68,7 @@ class Resolution:
         self._number = number
         self._tiles = tiles
         self._lock = lock
+        self._frames: dict[int, Any] = {}
 
     @cached_property
     def divisible(self) -> bool:
@@ -177,7 +178,10 @@ class Resolution:
     def _plane(self, number: int, crop: Sequence[int]) -> np.ndarray:
         """Decode the tiles or strips of one page, with the axes of `page.shape`."""
         page = self.layout.page
-        frame = self.layout.level[number]
+        with self._lock:  # a page's directory may have to be read
+            if number not in self._frames:
+                self._frames[number] = self.layout.level[number]
+            frame = self._frames[number]
         y0, x0, y1, x1 = crop
         separate, _, height, width, contiguous = page.shaped
         tall, wide = self._grid
@@ -201,10 +205,10 @@ class Resolution:
         with self._lock:
             file.seek(frame.dataoffsets[index])
             data = file.read(frame.databytecounts[index])
-            tables = self._tables
+            decode, tables = page.decode, self._tables  # which may look up tags
         if len(data) != frame.databytecounts[index]:
             raise truncated("a tile")
-        segment = page.decode(data, index, **tables)[0]
+        segment = decode(data, index, **tables)[0]
         if segment is None:
             raise ReadError(f"the TIFF is damaged: tile {index} cannot be decoded")
         return segment[0]

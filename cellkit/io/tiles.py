@@ -37,7 +37,10 @@ class Picture(Protocol):
     """
 
     info: Info
-    levels: tuple[Level, ...]
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Every resolution, the full one first."""
 
     @property
     def decoded(self) -> int:

@@ -16,7 +16,7 @@ from cellkit.metrics import boxmatch
 from cellkit.metrics.boxinput import Input, checked
 from cellkit.metrics.pooling import ratio
 
-__all__ = ["NUMBERS", "evaluate"]
+__all__ = ["NUMBERS", "evaluate", "resampled"]
 
 NUMBERS = (
     "AP", "AP_50", "AP_75", "AP_small", "AP_medium", "AP_large",
@@ -193,6 +193,20 @@ def _intervals(
     number = int(group.max(initial=-1)) + 1
     if number < 2 or resamples < 1:
         return {}
+    drawn = _drawn(given, most, tally, group, resamples)
+    return {
+        "level": 0.95,
+        "method": "percentile bootstrap of " + ("images" if groups is None else "groups"),
+        "units": number,
+        **{name: _ends(np.array(values)) for name, values in drawn.items()},
+    }
+
+
+def _drawn(
+    given: Input, most: int, tally: _Tally, group: np.ndarray, resamples: int, seed: int = 0
+) -> dict[str, list[float]]:
+    """Return each number of so many resamples of the groups, `group` of each image."""
+    number = int(group.max(initial=-1)) + 1
     ranks = [
         one
         for matches in boxmatch.match(given, most, boxmatch.THRESHOLDS).values()
@@ -201,7 +215,7 @@ def _intervals(
     sums = np.zeros((len(given.images), 3))
     for (image, _), counted in tally.items():
         sums[image - 1] += counted
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {name: [] for name in ("AP", "AP_50", "AP_75", "AR_max", *boxmatch.rates(0, 0, 0))}
     for _ in range(resamples):
         weights = np.bincount(rng.integers(0, number, number), minlength=number)[group]
@@ -213,12 +227,29 @@ def _intervals(
         values["f1"] = ratio(2 * tp, 2 * tp + fp + fn, math.nan)
         for name, value in values.items():
             drawn[name].append(value)
-    return {
-        "level": 0.95,
-        "method": "percentile bootstrap of " + ("images" if groups is None else "groups"),
-        "units": number,
-        **{name: _ends(np.array(values)) for name, values in drawn.items()},
-    }
+    return drawn
+
+
+def resampled(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    iou_type: Literal["bbox", "segm"] = "bbox",
+    groups: Mapping[Any, str] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Return AP, AP_50, AP_75 and AR_max of each of the resamples that `evaluate` takes its intervals from.
+
+    The same images in the same groups are drawn alike for other results, so that differences can be told pair by pair.
+    Empty where there are fewer than two groups. Raises what `evaluate` raises.
+    """
+    given = checked(truth, results, iou_type)
+    group = _grouped(given, groups)
+    if len(set(group.tolist())) < 2:
+        return {}
+    found = _drawn(given, _most(given), {}, group, resamples, seed)
+    return {name: np.array(found[name]) for name in ("AP", "AP_50", "AP_75", "AR_max")}
 
 
 def _ends(values: np.ndarray) -> list[float]:

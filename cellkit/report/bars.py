@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = ["Bar", "bars_of", "columns_of", "draw_bars", "draw_folds", "row_heigh
 _ROW, _MARGIN = 0.3, 0.75
 _GROUP_ROW = 0.17
 _HATCH = "////"
+_LINE = 26
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,10 @@ def bars_of(runs: Sequence[Run], names: Sequence[str]) -> list[Bar]:
     ]
 
 
-def score_bars(bars: Sequence[Bar], width: float = 4.8) -> Any:
-    """Return a figure of `bars`, the first on top."""
+def score_bars(bars: Sequence[Bar], width: float = 4.8, letters: int = _LINE) -> Any:
+    """Return a figure of `bars`, the first on top; `letters`: see `draw_bars`."""
     made = figure(width, row_height(len(bars)))
-    draw_bars(axes_of(made)[0], bars)
+    draw_bars(axes_of(made)[0], bars, letters)
     return made
 
 
@@ -67,11 +69,14 @@ def row_height(count: int) -> float:
     return max(1.4, _MARGIN + _ROW * max(1, count))
 
 
-def draw_bars(ax: Any, bars: Sequence[Bar]) -> None:
-    """Draw lying bars with their intervals; hatched where a run is not finished; a dark tick is the baseline's."""
+def draw_bars(ax: Any, bars: Sequence[Bar], letters: int = _LINE) -> None:
+    """Draw lying bars with their intervals; hatched where a run is not finished; a dark tick is the baseline's.
+
+    A name of more than so many `letters` is cut, one of more than a line goes over two.
+    """
     values = [bar.score.value if abs(bar.score.value) < LARGEST else 0.0 for bar in bars]
     ends = drawable([v for bar in bars for v in (bar.score.low, bar.score.high, bar.baseline, *bar.dots)] + values)
-    least, most = min([0.0, *ends]), max([*ends, 0.0])
+    least, most = 1.08 * min([0.0, *ends]), max([*ends, 0.0])
     most = 1.0 if 0.4 < most <= 1.0 else most * 1.08 if most > 0 else 1.0
     for place, (bar, value) in enumerate(zip(bars, values, strict=True)):
         look: dict[str, Any] = {"color": SERIES[0], "edgecolor": SERIES[0]}
@@ -88,7 +93,7 @@ def draw_bars(ax: Any, bars: Sequence[Bar]) -> None:
         text = f"{bar.score.value:.4f}" if abs(bar.score.value) < LARGEST else "none"
         ax.annotate(text, (1.03, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=8)
     dress(ax, bars[0].score.name if bars and bars[0].score.name else "score", "", grid="x")
-    _rows(ax, [bar.name for bar in bars])
+    _rows(ax, [bar.name for bar in bars], letters)
     ax.set_xlim(least, most)
 
 
@@ -160,8 +165,9 @@ def draw_folds(runs: Sequence[Run], names: Sequence[str]) -> Any:
     return made
 
 
-def _rows(ax: Any, names: Sequence[str]) -> None:
+def _rows(ax: Any, names: Sequence[str], letters: int = _LINE) -> None:
     """Write a name beside each row, the first on top."""
-    ax.set_yticks(range(len(names)), [plain(name, 26) for name in names], parse_math=False)
+    shown = [textwrap.fill(plain(name, letters), _LINE) for name in names]
+    ax.set_yticks(range(len(names)), shown, parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(max(0, len(names) - 1) + 0.6, -0.6)

@@ -14,7 +14,17 @@ from cellkit.report.runpage import RUN_CSS, facts_list, interval, score_text, se
 from cellkit.report.runs import Run, differing, groups, labels, spread
 from cellkit.report.style import CSS, PAGE, SCRIPT
 
-__all__ = ["apart", "columns_by", "comparison_page", "picture_of", "plain_of", "rows_of", "settings_table"]
+__all__ = [
+    "apart",
+    "columns_by",
+    "comparison_page",
+    "curves_section",
+    "picture_of",
+    "plain_of",
+    "rows_of",
+    "settings_section",
+    "settings_table",
+]
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TITLES = {"score": "Score on validation images", "loss": "Loss"}
@@ -35,9 +45,9 @@ def comparison_page(runs: Sequence[Run], broken: Broken = ()) -> str:
         sections.insert(0, ("spread", "Spread", _spread(list(runs), [runs[0].name])))
     else:
         sections.append(("scores", "Scores", _scores(shown, names)))
-    sections.append(("curves", "Curves", _curves(shown, names)))
+    sections.append(("curves", "Curves", curves_section(shown, names)))
     if not alone:
-        sections.append(("settings", "What differs", _differing(shown, names)))
+        sections.append(("settings", "What differs", settings_section(shown, names)))
     folded = [(run, name) for run, name in zip(shown, names, strict=True) if run.folds]
     if folded:
         sections.append(("spread", "Folds", _spread([run for run, _ in folded], [name for _, name in folded])))
@@ -174,7 +184,8 @@ _KEY = """<p class="flow">Bars: the score and its 95 % interval (of folds: mean 
 where a run is not finished; a diamond is the baseline.</p>"""
 
 
-def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
+def curves_section(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Return the curves of `runs` laid over one another, in HTML."""
     figures = []
     for column, title in _TITLES.items():
         if any(_any(run, column) for run in runs):
@@ -197,7 +208,8 @@ def _legend(names: Sequence[str], looks: Sequence[int]) -> str:
     return f'<ul class="names">{items}</ul>'
 
 
-def _differing(runs: Sequence[Run], names: Sequence[str]) -> str:
+def settings_section(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """Return a table in HTML of the settings in which `runs` differ."""
     found = differing(runs)
     if not found:
         return "<p>Nothing in their settings differs.</p>" if len(runs) > 1 else "<p>There is one run.</p>"

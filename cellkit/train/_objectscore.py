@@ -16,7 +16,7 @@ from cellkit.formats.objects import ObjectSet
 from cellkit.io.datasets import Pair
 from cellkit.metrics import Protocol, Report, Settings
 
-__all__ = ["FIFTY", "Objects", "coco_protocol", "figures_of_objects", "objects_of", "renamed"]
+__all__ = ["FIFTY", "Objects", "coco_protocol", "documents", "figures_of_objects", "objects_of", "renamed"]
 
 FIFTY = "coco50"
 """The name of the protocol whose score is the AP at an IoU of 0.5."""
@@ -85,19 +85,23 @@ def coco_protocol(name: str, layer: str, classes: Sequence[str], threshold: floa
     return Protocol(name, headline, lambda truth, found: (truth, found), make, ("set",))
 
 
-def _report(counts: Mapping[str, tuple[Objects, Objects]], settings: Settings, how: Mapping[str, Any]) -> Report:
-    from cellkit.metrics import boxes
-
+def documents(
+    counts: Mapping[str, tuple[Objects, Objects]], classes: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return truth and results as COCO's documents, from what the protocol counts by image."""
     images, truth, results = [], [], []
     for name, (real, seen) in counts.items():
         images.append({"id": name, "file_name": name, "height": real.size[0], "width": real.size[1]})
         truth += [{**one, "image_id": name} for one in real.entries]
         results += [{**one, "image_id": name} for one in seen.entries]
-    document = {
-        "images": images,
-        "annotations": truth,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(how["classes"], 1)],
-    }
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
+    return {"images": images, "annotations": truth, "categories": categories}, results
+
+
+def _report(counts: Mapping[str, tuple[Objects, Objects]], settings: Settings, how: Mapping[str, Any]) -> Report:
+    from cellkit.metrics import boxes
+
+    document, results = documents(counts, how["classes"])
     groups = None if settings.groups is None else {name: str(settings.groups[name]) for name in counts}
     found = boxes.evaluate(document, results, iou_type=how["iou_type"], score_threshold=how["score"], groups=groups)
     at, key = found["at_threshold"], "AP_50" if how["name"] == FIFTY else "AP"

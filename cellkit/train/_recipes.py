@@ -39,17 +39,20 @@ def read_baseline(source: Any, folder: Path, faults: list[Fault]) -> Recipe | No
 
 def read_recipe(data: Mapping[str, Any], folder: Path, faults: list[Fault]) -> tuple[Recipe, str, tuple[Step, ...]]:
     """Return the recipe, the step that is trained and the steps before it, as far as they are sound."""
-    source, trains = data.get("recipe"), data.get("trains", "predict")
+    source, settings = _with_settings(data.get("recipe"))
+    trains = data.get("trains", "predict")
     if not isinstance(source, str) or not isinstance(trains, str):
-        faults.append(
-            Fault("recipe", "wanted the recipe that runs the network: a file or a shipped one", "recipe: my.yaml")
-        )
+        wanted = "wanted the recipe that runs the network, a file or a shipped one, or with parameters set"
+        fix = "recipe: my.yaml, or recipe: {file: my.yaml, set: {resize.size: 288}}"
+        faults.append(Fault("recipe", wanted, fix))
         return Recipe(), "", ()
     here = folder / source
     try:
         recipe, found = parse(text_of(here if here.is_file() else source))
+        for target, value in settings.items():
+            recipe = recipe.set(target, value)
     except UsageError as error:
-        faults.append(Fault("recipe", str(error)))
+        faults.append(Fault("recipe", str(error).removeprefix("--")))
         return Recipe(), trains, ()
     prefix = _before(recipe.steps, trains)
     if prefix is None:
@@ -73,6 +76,15 @@ def read_recipe(data: Mapping[str, Any], folder: Path, faults: list[Fault]) -> t
         found.append(Fault("trains", str(error)))
     faults += [Fault(f"recipe {fault.where}", fault.message, fault.fix, fault.warning) for fault in found]
     return recipe, trains, prefix
+
+
+def _with_settings(given: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return the name of a recipe and what is set in it; None where it is neither a name nor such a mapping."""
+    if not isinstance(given, dict):
+        return given, {}
+    settings = given.get("set", {})
+    sound = given.keys() <= {"file", "set"} and isinstance(settings, dict) and all(isinstance(k, str) for k in settings)
+    return (given.get("file"), settings) if sound else (None, {})
 
 
 def stage_of(recipe: Recipe, trains: str) -> str:

@@ -19,7 +19,7 @@ from cellkit.train.auditing import look_through
 from cellkit.train.config import TrainConfig
 from cellkit.train.ensemble import Ensemble
 from cellkit.train.folds import Fold, Folds, FoldsReport, end_of, read_report, write_report
-from cellkit.train.keeper import LAST, Show, Silent
+from cellkit.train.keeper import LAST, Share, Show, Silent
 from cellkit.train.loop import CONFIG, FOLDS, MODEL, TooShort, train
 from cellkit.train.parts import Parts, with_classes
 from cellkit.train.ranks import Ranks, choose_ranks, shared
@@ -36,7 +36,7 @@ def train_folds(
     out: str | Path,
     *,
     resume: bool = False,
-    time_limit: float | None = None,
+    time_limit: float | Share | None = None,
     device: str = "auto",
     show: Show | None = None,
 ) -> FoldsReport:
@@ -55,7 +55,7 @@ def train_folds(
     else `train` raises but `Diverged`; `TooShort` where no fold got as far as one epoch.
     """
     started = time.monotonic()
-    end = None if time_limit is None else started + time_limit
+    end = None if time_limit is None else started + (time_limit.most if isinstance(time_limit, Share) else time_limit)
     place = choose_device(device)
     config = with_classes(config, folds.every)
     run = _Run(config, folds, Path(out), choose_ranks(config.loop, place), place, show)
@@ -66,9 +66,9 @@ def train_folds(
         if report.folds[index].done(config):
             continue
         left = sum(not fold.done(config) for fold in report.folds[index:])
-        share = None if end is None else (end - time.monotonic()) / left
-        if shared(share is not None and share <= 0):
+        if shared(end is not None and time.monotonic() >= end):
             break
+        share = _share(time_limit, time.monotonic() - started, left)
         fold = shared(run.one(report.folds[index], parts, resume, share))
         report = replace(report, folds=(*report.folds[:index], fold, *report.folds[index + 1 :]), ensemble={})
         run.keep(report)
@@ -134,7 +134,7 @@ class _Run:
             with_text = tuple(replace(parts, about=f"{parts.about}; {found.line}") for parts in self.folds.parts)
         return with_text
 
-    def one(self, fold: Fold, parts: Parts, resume: bool, share: float | None) -> Fold:
+    def one(self, fold: Fold, parts: Parts, resume: bool, share: float | Share | None) -> Fold:
         """Train a fold for as long as it may, and return how far it has come."""
         folder = self.out / fold.folder
         there = (folder / CONFIG).exists() or (folder / LAST).exists()
@@ -199,6 +199,13 @@ class _Run:
         """Write folds.json."""
         if self.ranks.leads:
             write_report(self.out / FOLDS, report, self.folds, self.config)
+
+
+def _share(limit: float | Share | None, gone: float, folds: int) -> float | Share | None:
+    """Return an even share for each of so many `folds` of the time that is left."""
+    if isinstance(limit, Share):
+        return Share(max(0.0, limit.seconds - gone) / folds, limit.most - gone)
+    return None if limit is None else (limit - gone) / folds
 
 
 def _logged(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from cellkit.train.record import RunPage
 from cellkit.train.task import TrainingTask
 from cellkit.train.validate import Validator
 
-__all__ = ["BEST", "IMAGES", "LAST", "Clock", "Keeper", "Show", "Silent", "TimeUp"]
+__all__ = ["BEST", "IMAGES", "LAST", "Clock", "Keeper", "Share", "Show", "Silent", "TimeUp"]
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 IMAGES = "cellkit_images"
@@ -54,17 +55,28 @@ class TimeUp(Exception):
     """The time is over in mid-epoch; what the epoch has done so far is dropped."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """A part of the time that several trainings have: `seconds`, beyond which a first epoch may go, up to `most`."""
+
+    seconds: float
+    most: float
+
+
 class Clock:
     """When to stop: the limit of this call, or the hours of the whole training."""
 
-    def __init__(self, started: float, limit: float | None, hours: float) -> None:
+    def __init__(self, started: float, limit: float | Share | None, hours: float) -> None:
         self.started = started
-        self.limit = math.inf if limit is None else limit
+        self.limit = self.most = math.inf
+        if limit is not None:
+            self.limit, self.most = (limit.seconds, limit.most) if isinstance(limit, Share) else (limit, limit)
         self.total = hours * 3600 if hours else math.inf
+        self.first = True  # until this call has done an epoch
 
     def left(self) -> float:
         """Return the seconds left to this call."""
-        return self.limit - (time.monotonic() - self.started)
+        return (self.most if self.first else self.limit) - (time.monotonic() - self.started)
 
 
 class Keeper(lightning.Callback):
@@ -145,6 +157,7 @@ class Keeper(lightning.Callback):
         if "score" in row and self.leads:
             self.page.update()
         self._longest = max(self._longest, seconds)
+        self.clock.first = False
         self._stop(trainer, epoch)
 
     def _validated(self) -> tuple[float, float, float]:

@@ -29,7 +29,7 @@ from cellkit.train.crops import EpochSampler, start_worker
 from cellkit.train.dense import DenseTask
 from cellkit.train.detection import DetectionTask
 from cellkit.train.examples import keep_examples
-from cellkit.train.keeper import BEST, IMAGES, LAST, Clock, Keeper, Show, Silent, TimeUp
+from cellkit.train.keeper import BEST, IMAGES, LAST, Clock, Keeper, Share, Show, Silent, TimeUp
 from cellkit.train.parts import Crops, Parts, open_crops, open_parts, with_classes
 from cellkit.train.ranks import Ranks, choose_ranks, end_others, end_with, strategy_of
 from cellkit.train.record import Record, told
@@ -37,7 +37,7 @@ from cellkit.train.targets import DENSE_HEADS
 from cellkit.train.task import STATE, Diverged, TrainingTask, build_network, layout_of
 from cellkit.train.validate import Validator, figures
 
-__all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "train"]
+__all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "build_task", "kept_weights", "train"]
 
 MODEL, CONFIG, FOLDS = RUN_FILE, "config.yaml", "folds.json"
 _ASKS = 10
@@ -74,7 +74,7 @@ def train(
     *,
     data: str | Path | Parts | None = None,
     resume: bool = False,
-    time_limit: float | None = None,
+    time_limit: float | Share | None = None,
     device: str = "auto",
     show: Show | None = None,
 ) -> Report:
@@ -102,8 +102,7 @@ def train(
         _refuse_other(state, config, out, parts)
     crops = open_crops(config, parts)
     out.mkdir(parents=True, exist_ok=True)
-    kind = DenseTask if config.model.head in DENSE_HEADS else DetectionTask
-    task: TrainingTask = kind(config, build_network(config), out)
+    task = build_task(config, out)
     about = f"{parts.about}; config sha256 {config.digest}"
     card = measure_context(task.kept(), replace(config.plain_card, data=about))
     with Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
@@ -124,7 +123,7 @@ def train(
             show.note(note)
         if done < config.loop.epochs and not keeper.over():
             crops.pictures.fill()
-            left = min(keeper.clock.left(), keeper.clock.total - keeper.taken())
+            left = min(keeper.clock.limit - (time.monotonic() - started), keeper.clock.total - keeper.taken())
             show.start(config.loop.epochs, config.loop.steps, done, left)
             _fit(task, crops, keeper, (place, ranks), out / LAST if state is not None else None)
         report = _ended(task, keeper, validator, show)
@@ -241,13 +240,7 @@ def _ended(task: TrainingTask, keeper: Keeper, validator: Validator, show: Show)
                 f"shorter (loop.steps, now {config.loop.steps})"
             )
         return Report(keeper.out, done, False, keeper.reason, best)
-    source = keeper.out / (BEST if (keeper.out / BEST).is_file() else LAST)
-    state = torch.load(source, map_location="cpu", weights_only=True)
-    task.load_state_dict(state["state_dict"])
-    if task.ema is not None:
-        task.ema.to("cpu").load_state_dict(state[STATE]["ema"])
-    at = len(state[STATE]["history"])
-    network = task.cpu().kept()
+    network, at = kept_weights(task)
     show.note(f"scoring the weights of epoch {at}")
     card = measure_context(network, validator.card)
     validator.card = card
@@ -255,6 +248,26 @@ def _ended(task: TrainingTask, keeper: Keeper, validator: Validator, show: Show)
     card = replace(card, figures={"validation": scores, "epoch": at, "epochs": done}, precision=precision)
     save_model(keeper.out / MODEL, network, card, dtype=config.model.stored)
     return Report(keeper.out, done, True, keeper.reason or "all epochs", best, card.figures, tuple(notes))
+
+
+def kept_weights(task: TrainingTask) -> tuple[torch.nn.Module, int]:
+    """Return the network that a training has kept so far, on the CPU, and the epoch that it is of.
+
+    It is that of the best validation, or, before the first, of the last epoch. Raises `OSError` where there is none.
+    """
+    source = task.folder / (BEST if (task.folder / BEST).is_file() else LAST)
+    state = torch.load(source, map_location="cpu", weights_only=True)
+    task.load_state_dict(state["state_dict"])
+    if task.ema is not None:
+        task.ema.to("cpu").load_state_dict(state[STATE]["ema"])
+    return task.cpu().kept(), len(state[STATE]["history"])
+
+
+def build_task(config: TrainConfig, out: Path) -> TrainingTask:
+    """Return what trains the network of `config` in the folder `out`."""
+    kind = DenseTask if config.model.head in DENSE_HEADS else DetectionTask
+    task: TrainingTask = kind(config, build_network(config), out)
+    return task
 
 
 def _scored(

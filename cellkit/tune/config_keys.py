@@ -10,16 +10,12 @@ from cellkit.core import Span
 from cellkit.core.stage import Parameter, read_parameters
 from cellkit.models.architecture import architectures
 from cellkit.train.augment import AUGMENTATIONS, PRESETS
+from cellkit.train.changes import NAMED
 from cellkit.train.config import DataRules, LoopRules, ModelRules, TrainConfig
 from cellkit.train.losses import DEFAULT_LOSSES, LOSSES
-from cellkit.train.optimisers import OPTIMISERS
-from cellkit.train.schedules import SCHEDULES
 from cellkit.train.targets import TargetRules
 
-__all__ = ["KEPT", "NAMED", "Key", "expanded", "flow", "keys_of"]
-
-NAMED = {"optimiser": (OPTIMISERS, "adamw"), "schedule": (SCHEDULES, "constant")}
-"""Sections that are a name with parameters: what there is to choose from, and what is taken where nothing is said."""
+__all__ = ["KEPT", "Key", "expanded", "flow", "keys_of"]
 
 _JUDGES = "trials would no longer be judged alike"
 _SAME = "no score hangs on it"

@@ -15,7 +15,7 @@ from cellkit.tune.trainings import Trainings
 
 __all__ = ["Asked", "account", "counted", "headline", "summary", "write"]
 
-_PATHS = ("recipe", "baseline", "data.folder", "data.split", "model.start")
+_PATHS = ("recipe", "recipe.file", "baseline", "data.folder", "data.split", "model.start")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import yaml
 from cellkit.core.errors import Fault, UsageError, suggest
 from cellkit.core.recipe import load_yaml
 from cellkit.models.architecture import architectures
+from cellkit.train.changes import NAMED, fitting, written
 from cellkit.train.config import ModelRules, TrainConfig, parse_config
 from cellkit.train.losses import DEFAULT_LOSSES, LOSSES
-from cellkit.tune.config_keys import KEPT, NAMED, Key, expanded, flow, keys_of
+from cellkit.tune.config_keys import KEPT, Key, expanded, flow, keys_of
 from cellkit.tune.dimension import Dimension, by_default, chosen, is_number, no_range, parts_of, ranged
 
 __all__ = ["ConfigSpace", "config_space", "written"]
@@ -55,11 +56,11 @@ class ConfigSpace:
         for section, (registry, default) in NAMED.items():
             if f"{section}.name" in other:
                 found = {**_mapping(data.get(section, default)), "name": changed.pop(f"{section}.name")}
-                data[section] = _fitting(found, registry.parameters(found["name"]), ("name",))
+                data[section] = fitting(found, registry.parameters(found["name"]), ("name",))
         model = dict(data.get("model") or {})
         if "model.architecture" in other:
             name = model["architecture"] = changed.pop("model.architecture")
-            model["parameters"] = _fitting(model.get("parameters") or {}, architectures()[name].parameters)
+            model["parameters"] = fitting(model.get("parameters") or {}, architectures()[name].parameters)
         if "model.start" not in changed and any(key.startswith(_SHAPE) for key in other):
             model.pop("start", None)
         if model:
@@ -75,18 +76,6 @@ class ConfigSpace:
         data["data"] = {**(data.get("data") or {}), **(more or {})}
         config, faults = parse_config(written(data), self.config.folder)
         return config, [fault for fault in faults if not fault.warning]
-
-
-def written(data: Mapping[str, Any]) -> str:
-    """Return the data of a config as YAML, what is short on one line."""
-
-    class Dumper(yaml.SafeDumper):
-        """safe_dump without aliases, which a config may not have."""
-
-        def ignore_aliases(self, _: Any) -> bool:
-            return True
-
-    return yaml.dump(dict(data), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
 
 def config_space(config: TrainConfig, vary: Sequence[str] = ()) -> ConfigSpace:
@@ -203,21 +192,6 @@ def _default_of(section: str, data: Mapping[str, Any]) -> Any:
     if section == "augment":
         return []
     return DEFAULT_LOSSES.get((data.get("model") or {}).get("head", ModelRules().head))
-
-
-def _fitting(given: Mapping[str, Any], known: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what of `given` something with the parameters `known` can have."""
-    found = {}
-    for key, value in given.items():
-        if key in also:
-            found[key] = value
-        elif key in known:
-            try:
-                known[key].coerce(value)
-            except ValueError:
-                continue
-            found[key] = value
-    return found
 
 
 def _put(data: dict[str, Any], key: str, value: Any) -> None:
