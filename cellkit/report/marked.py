@@ -12,7 +12,7 @@ import numpy as np
 from cellkit.core.errors import KindError
 from cellkit.core.kinds import Boxes
 from cellkit.report.display import display
-from cellkit.report.overlay import draw, palette_for
+from cellkit.report.overlay import draw
 from cellkit.report.palette import edges
 from cellkit.report.views import thicken
 from cellkit.report.worst import OUTCOMES, PIXELS, outcomes, pixel_outcomes
@@ -28,6 +28,8 @@ CLASS_COLORS: np.ndarray = np.array(
     [(196, 255, 165), (171, 130, 246), (0, 163, 255), (181, 129, 0), (23, 165, 110)], np.uint8
 )
 """RGB colours of classes, uint8 (5, 3), apart from those of errors; more classes begin anew."""
+_TRUE = (0, 163, 255)
+"""Colour of true outlines: of no kind of error."""
 _WIDTH, _HEIGHT = 360, 480
 _MATCH = 0.5
 _LOUD, _QUIET = 0.6, 0.4
@@ -46,7 +48,7 @@ def plain(image: np.ndarray) -> np.ndarray:
 
 
 def true_marks(image: np.ndarray, truth: np.ndarray | Boxes, by: Marks) -> np.ndarray:
-    """Return the truth on its image, as `marked` does with a prediction: objects in their own colours."""
+    """Return the truth on its image, as `marked` does with a prediction: outlines of one colour."""
     picture = plain(image)
     if by == "classes" and isinstance(truth, np.ndarray):
         return _class_marks(image, truth, truth)
@@ -56,7 +58,7 @@ def true_marks(image: np.ndarray, truth: np.ndarray | Boxes, by: Marks) -> np.nd
     small = _nearest(_checked(image, truth), picture.shape)
     labels = (small > 0) if by == "mask" else small.astype(np.int32)
     lines = np.zeros_like(picture)
-    draw(lines, labels, palette_for(picture))
+    lines[edges(labels.astype(np.int32))] = _TRUE
     return _laid(picture, lines, _thickness(labels))
 
 

@@ -24,6 +24,8 @@ from cellkit.report.worst import CASE_CSS
 __all__ = ["Figure", "Layer", "Row", "chosen", "figures_table", "links_list", "sides_page", "value_text"]
 
 Layer: TypeAlias = np.ndarray | Boxes
+_Shown: TypeAlias = tuple[str, "np.ndarray | None", Sequence[tuple[str, str]]]
+"""What a picture is called, the picture (None: it was never made), and what stands below it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ def figures_table(figures: Sequence[Figure], ways: Sequence[str]) -> tuple[list[
     head = ["score", "images", "published figure", *ways, *(["gain"] if gains else [])]
     rows = []
     for figure in figures:
-        said = "" if math.isnan(figure.published) else f"{figure.published:.4g}"
+        said = (
+            ""
+            if math.isnan(figure.published)
+            else (f"{figure.published:.3f}" if abs(figure.published) < 1 else f"{figure.published:.4g}")
+        )
         said += f" ({figure.source})" if said and figure.source else ""
         reached = [value_text(figure.ways[way]) if way in figure.ways else "not trained" for way in ways]
         gain = ([value_text(figure.gain, "+") if figure.gain is not None else ""]) if gains else []
@@ -167,11 +173,12 @@ def _named(figure: Figure, score: Score) -> Any:
 
 
 def _row(number: int, row: Row, ways: Sequence[str], by: Marks) -> str:
-    pictures = [("input", plain(row.image), []), ("truth", true_marks(row.image, row.truth, by), _size(row.image))]
+    true = true_marks(row.image, row.truth, by)
+    pictures: list[_Shown] = [("input", plain(row.image), []), ("truth", true, _size(row.image))]
     for way in ways:
         found = row.found.get(way)
         if found is None:
-            pictures.append((way, plain(np.zeros_like(row.image)), [("", "no result")]))
+            pictures.append((way, None, [("", "It failed in this image; see Ways.")]))
             continue
         picture, counts = marked(row.image, row.truth, found, by)
         told = [(name, f"{count:,}") for name, count in counts.items()]
@@ -183,11 +190,16 @@ def _row(number: int, row: Row, ways: Sequence[str], by: Marks) -> str:
     )
 
 
-def _figure(number: int, place: int, image: str, label: str, picture: np.ndarray, told: Any) -> str:
+def _figure(number: int, place: int, image: str, label: str, picture: np.ndarray | None, told: Any) -> str:
+    facts = " · ".join(f"{escape(name)} <b>{escape(text)}</b>" if name else escape(text) for name, text in told)
+    if picture is None:
+        return (
+            f'<div class="lacking"><p aria-hidden="true">no result</p>'
+            f'<div><span class="way">{escape(label)}</span> <span class="told">{facts}</span></div></div>'
+        )
     height, width = picture.shape[:2]
     title = escape(f"{image}: {label}")
     hold = f'<button type="button" class="before" data-before="case{number}-1">Truth</button>' if place > 1 else ""
-    facts = " · ".join(f"{escape(name)} <b>{escape(text)}</b>".strip() for name, text in told)
     return (
         f'<div class="step" id="case{number}-{place}" aria-label="{title}"><figure>'
         f'<button type="button" class="open" aria-label="Open {title} at full size">'
@@ -202,9 +214,9 @@ def _size(image: np.ndarray) -> list[tuple[str, str]]:
 
 
 _READ: Mapping[Marks, str] = {
-    "labels": "Truth: every object in a colour of its own. Ways: the outline of each predicted object says what became "
+    "labels": "Truth: its outlines, blue. Ways: the outline of each predicted object says what became "
     "of it; missed and extra objects are filled.",
-    "mask": "Truth: its outline. Ways: the outline of what was predicted; missed and extra pixels are filled.",
+    "mask": "Truth: its outline, blue. Ways: the outline of what was predicted; missed and extra pixels are filled.",
     "classes": "Truth and ways: each class in its colour. Ways: pixels that are wrong are laid over it, strongly.",
     "boxes": "Truth and ways: each class in its colour. Ways: missed, extra and confused boxes in the colours of "
     "errors; missed ones are filled.",
@@ -220,6 +232,10 @@ _CSS = """
 .sides .told b{font-weight:600;color:var(--ink)}
 .sides figcaption{gap:.25rem .5rem;min-height:1.75rem}
 .sides .before{padding:.05rem .55rem}
+.lacking{font-size:.8125rem;color:var(--soft)}
+.lacking p{display:grid;place-items:center;aspect-ratio:4/3;margin:0 0 .6rem;border:1px dashed var(--line);
+border-radius:8px;background:var(--tint)}
+.lacking .told{display:block}
 a{color:var(--accent)}
 code{overflow-wrap:anywhere}
 @media (max-width:52rem){.sides{grid-template-columns:repeat(2,minmax(0,1fr));gap:.75rem}}

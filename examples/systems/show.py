@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-from cellkit.core import CellkitError, UsageError
-from cellkit.io import atomic, read
-from cellkit.report.runs import Score
-from cellkit.report.sides import Figure, Row, chosen, figures_table, links_list, sides_page, value_text
-from cellkit.report.runpage import table
 from showing.counting import counted, proportion_of, proportions
 from showing.scoring import Images, gain_of, part_scores, score_of, scored
 from showing.system import System, read_system
 from showing.ways import Ran, run_way
+
+from cellkit.core import CellkitError, UsageError
+from cellkit.io import atomic, read
+from cellkit.report.runpage import table
+from cellkit.report.runs import Score
+from cellkit.report.sides import Figure, Row, chosen, figures_table, links_list, sides_page, value_text
 
 MARKER = "system.json"
 
@@ -115,7 +115,7 @@ def make(system: System, images: Images, ran: Sequence[Ran], folder: Path) -> bo
         + [(f"{name}/images.csv", f"what {name} did with each image") for name in there]
     )  # fmt: skip
     rows = pictures(system, images, there, reports)
-    facts = [f"{len(images.names):,} images for validation of {images.where}", system.text]
+    facts = [f"{len(images.names):,} images for validation of {images.where}", system.text, gain_text(system, figures)]
     page = sides_page(
         system.title, [f for f in facts if f], figures, names, rows, draw=(system.draw, images.shown), parts=body
     )
@@ -128,12 +128,19 @@ def figure(system: System, images: Images, reports: Mapping[str, Mapping[str, An
     wanted = system.scores[place]
     own = {name: score_of(found[wanted.key], wanted) for name, found in reports.items()}
     gain = None
-    if all(name in reports for name in system.gain):
+    if system.gain and all(name in reports for name in system.gain):
         better, published = (reports[name][wanted.key] for name in system.gain)
         gain = gain_of(better, published, wanted)
     rule = next((found[wanted.key].rule for found in reports.values()), "")
     label = wanted.label or next((score.name for score in own.values()), wanted.score)
     return Figure(label, len(images.names), own, wanted.published, wanted.source, gain, rule)
+
+
+def gain_text(system: System, figures: Sequence[Figure]) -> str:
+    """Return what the gain is, empty where there is none."""
+    if all(one.gain is None for one in figures):
+        return ""
+    return f"Gain: {' less '.join(system.gain)} on the same images, with the interval of that difference."
 
 
 def pictures(
@@ -152,7 +159,9 @@ def pictures(
     rows = []
     for name, why in picked[: system.pictures]:
         shown = {
-            way: [("score", f"{values[way][name]:.4f}")] if not math.isnan(values[way].get(name, math.nan)) else []
+            way: [(reports[way][key].each, f"{values[way][name]:.4f}")]
+            if not math.isnan(values[way].get(name, math.nan))
+            else []
             for way in there
         }
         rows.append(
@@ -172,10 +181,15 @@ def ways_part(ran: Sequence[Ran]) -> str:
 
 def markdown(system: System, images: Images, ran: Sequence[Ran], tables: Mapping[str, Any]) -> str:
     """Return the figures as Markdown."""
-    lines = [f"# {system.title}", "", f"{len(images.names):,} images for validation."]
+    lines = [f"# {system.title}", "", f"{len(images.names):,} images for validation, 95 % intervals. {system.text}"]
     for name, (head, rows) in tables.items():
         cells = [head, ["---"] * len(head), *rows]
-        lines += ["", f"## {name}", "", *("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells)]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            *("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells),
+        ]
     lines += ["", "## Ways", "", *(f"- {way.name} ({way.recipe}): {way.told()}" for way in ran)]
     return "\n".join(lines) + "\n"
 

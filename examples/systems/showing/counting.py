@@ -38,7 +38,9 @@ class Counts:
 
     def table(self) -> Table:
         """Return every image as a table."""
-        body = [[image, kind, str(true), *(_text(found[w]) for w in self.ways)] for image, kind, true, found in self.rows]
+        body = [
+            [image, kind, str(true), *(_text(found[w]) for w in self.ways)] for image, kind, true, found in self.rows
+        ]
         return ["image", "class", "truth", *self.ways], body
 
     def csv(self) -> str:
@@ -141,7 +143,7 @@ def proportion_of(system: System) -> tuple[str, str]:
 
 
 def proportions(system: System, images: Images, ways: Mapping[str, Ran]) -> Proportions | None:
-    """Return the proportions that the step `proportion` of a recipe tells, of truth and ways alike; None without one."""
+    """Return the proportions that the step `proportion` of a recipe tells, of truth and ways; None without one."""
     step = _step(system)
     if step is None:
         return None

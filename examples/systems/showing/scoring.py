@@ -55,12 +55,14 @@ class Images:
         """Read names and truth. Raises a `CellkitError` where data set, split or truth are not sound."""
         dataset = open_dataset(folder, layout=system.layout)
         pairs = read_split(system.folder / system.split).part(system.part).pairs(dataset)
+        place = {pair.name: i for i, pair in enumerate(dataset)}
+        pairs = tuple(sorted(pairs, key=lambda pair: place[pair.name]))  # resamples as `cellkit eval` draws them
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             truth = list(pool.map(lambda pair: _truth(system, pair), pairs))
         classes = system.classes or _classes(system, dataset)
         shown = {"classes": classes[1:], "boxes": classes}.get(system.draw, ())
         named = {pair.name: pair for pair in pairs}
-        return cls(str(folder), named, dict(zip(named, truth, strict=True)), classes, shown)
+        return cls(folder.resolve().name, named, dict(zip(named, truth, strict=True)), classes, shown)
 
     def values_of(self, scored: Scored) -> dict[str, float]:
         """Return the score of each image by name."""
@@ -109,12 +111,13 @@ def _classes(system: System, dataset: Dataset) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The report on one way: numbers, their intervals and resamples, the score of each image, and the rule."""
+    """The report on one way: numbers, their intervals and resamples, the score of each image, and what that is."""
 
     headline: str
     report: Report
     images: dict[str, float]
     counts: Mapping[str, Any]
+    each: str = "score"
 
     @property
     def rule(self) -> str:
@@ -151,7 +154,7 @@ def _settings(wanted: Wanted, images: Images) -> Settings:
 
 
 def _coco(images: Images, way: Ran) -> Scored:
-    """Score results of any score against the true boxes; they are written beside the way as `cellkit eval` reads them."""
+    """Score boxes of any score, and write them beside the way as `cellkit eval` reads them."""
     truth = json.loads(coco.encode_dataset(images.boxes()))
     results = []
     for number, name in enumerate(images.names, 1):
@@ -173,7 +176,7 @@ def _coco(images: Images, way: Ran) -> Scored:
     low, high = spans.get("AP", (math.nan, math.nan))
     report = Report(found["value"], low, high, found["rule"], "", 0, scores, (), spans, draws=draws)
     values = {images.names[row["id"] - 1]: float(row["value"]) for row in found["per_image"]}
-    return Scored("COCO AP of boxes", report, values, {})
+    return Scored("COCO AP of boxes", report, values, {}, "F1")
 
 
 def score_of(scored: Scored, wanted: Wanted) -> Score:

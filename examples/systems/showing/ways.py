@@ -62,7 +62,9 @@ class Ran:
         text = f"network {network}" if network else "no network"
         if self.failed:
             name, why = next(iter(self.failed.items()))
-            text += f"; {len(self.failed):,} of {len(self.found):,} images failed, which count as all wrong: {name}: {why}"
+            text += (
+                f"; {len(self.failed):,} of {len(self.found):,} images failed, which count as all wrong: {name}: {why}"
+            )
         return text
 
 
@@ -83,7 +85,7 @@ def run_way(system: System, way: Way, images: Images, folder: Path, options: Opt
         lacking = next(name for name, place in places.items() if place is None)
         return Ran(way.name, way.recipe, "not trained", way.train or f"there is no network {lacking}")
     recipe = replace(recipe, steps=_placed(recipe.steps, {name: str(place) for name, place in places.items()}))
-    networks = tuple(places)
+    networks = tuple(_shown(system, str(place)) for place in places.values())
     try:
         return _run(system, (way, recipe, networks), images, folder, options)
     except CellkitError as error:
@@ -144,6 +146,14 @@ def _networks(system: System, way: Way, recipe: Recipe, places: Mapping[str, str
         else:
             found[name] = name  # one of those that `cellkit models` lists; `check` tells where it is not
     return found
+
+
+def _shown(system: System, place: str) -> str:
+    """Return where a network lies as a page may say it: without the folders of this machine."""
+    path = Path(place)
+    if not path.is_absolute():
+        return place
+    return path.relative_to(system.folder).as_posix() if path.is_relative_to(system.folder) else path.name
 
 
 def _is_model(path: Path) -> bool:
