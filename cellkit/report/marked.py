@@ -23,11 +23,14 @@ Marks = Literal["labels", "mask", "classes", "boxes"]
 MARKS: tuple[Marks, ...] = ("labels", "mask", "classes", "boxes")
 """What can be drawn: objects, a foreground, a class for each pixel, or boxes."""
 
-# Of the palettes for dark and bright pictures: those that no kind of error has.
+# Of the palettes for dark and bright pictures those that no kind of error has, and two more.
 CLASS_COLORS: np.ndarray = np.array(
-    [(196, 255, 165), (171, 130, 246), (0, 163, 255), (181, 129, 0), (23, 165, 110)], np.uint8
-)
-"""RGB colours of classes, uint8 (5, 3), apart from those of errors; more classes begin anew."""
+    [
+        (196, 255, 165), (171, 130, 246), (0, 163, 255), (181, 129, 0), (23, 165, 110), (255, 120, 180), (110, 70, 30),
+    ],
+    np.uint8,
+)  # fmt: skip
+"""RGB colours of classes, uint8 (7, 3), apart from those of errors; more classes begin anew."""
 _TRUE = (0, 163, 255)
 """Colour of true outlines: of no kind of error."""
 _WIDTH, _HEIGHT = 360, 480

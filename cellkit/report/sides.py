@@ -160,12 +160,12 @@ def _figures(figures: Sequence[Figure], ways: Sequence[str]) -> str:
         picture = svg(score_bars(bars), f"{figure.label}: {said}")
         drawn.append(f'<figure class="plot"><h3>{escape(figure.label)}</h3>{picture}</figure>')
     rules = "".join(f"<li><b>{escape(f.label)}</b>: {escape(f.rule)}</li>" for f in figures if f.rule)
-    key = "Bars: the score and its 95 % interval" + ("; a diamond: the published figure, of other images." if any(
-        not math.isnan(figure.published) for figure in figures) else ".")  # fmt: skip
-    return (
-        f'{table(*figures_table(figures, ways))}<div class="plots">{"".join(drawn)}</div><p class="flow">{key}</p>'
-        f"<details><summary>Rules</summary><ul>{rules}</ul></details>"
-    )
+    key = "Bars: the score and its 95 % interval"
+    if any(not math.isnan(figure.published) for figure in figures):
+        key += "; a diamond: the published figure, of other images"
+    plots = f'<div class="plots">{"".join(drawn)}</div><p class="flow">{key}.</p>' if drawn else ""
+    said = f"<details><summary>Rules</summary><ul>{rules}</ul></details>" if rules else ""
+    return f"{table(*figures_table(figures, ways))}{plots}{said}"
 
 
 def _named(figure: Figure, score: Score) -> Any:

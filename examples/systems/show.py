@@ -115,7 +115,7 @@ def make(system: System, images: Images, ran: Sequence[Ran], folder: Path) -> bo
         + [(f"{name}/images.csv", f"what {name} did with each image") for name in there]
     )  # fmt: skip
     rows = pictures(system, images, there, reports)
-    facts = [f"{len(images.names):,} images for validation of {images.where}", system.text, gain_text(system, figures)]
+    facts = [f"{images.told()} of {images.where}", system.text, gain_text(system, figures)]
     page = sides_page(
         system.title, [f for f in facts if f], figures, names, rows, draw=(system.draw, images.shown), parts=body
     )
@@ -181,7 +181,7 @@ def ways_part(ran: Sequence[Ran]) -> str:
 
 def markdown(system: System, images: Images, ran: Sequence[Ran], tables: Mapping[str, Any]) -> str:
     """Return the figures as Markdown."""
-    lines = [f"# {system.title}", "", f"{len(images.names):,} images for validation, 95 % intervals. {system.text}"]
+    lines = [f"# {system.title}", "", f"{images.told()}, 95 % intervals. {system.text}"]
     for name, (head, rows) in tables.items():
         cells = [head, ["---"] * len(head), *rows]
         lines += [

@@ -45,6 +45,10 @@ class Images:
         """The names of all images, in their order."""
         return tuple(self.pairs)
 
+    def told(self) -> str:
+        """Return how many images there are."""
+        return f"{len(self.pairs):,} image{'s' * (len(self.pairs) != 1)} for validation"
+
     @property
     def groups(self) -> dict[str, str]:
         """The group of each image: intervals are drawn over groups."""
