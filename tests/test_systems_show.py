@@ -158,6 +158,8 @@ def test_what_is_not_there_or_fails_is_told_and_never_drawn(nuclei):
         "published": "done", "better": "done", "untrained": "not trained", "unsound": "failed", "colour": "done"
     }  # fmt: skip
     assert "not trained: cellkit train untrained.yaml" in told
+    row = next(line for line in told.splitlines() if line.startswith("| DSB2018 score |"))
+    assert row.split("|")[6:8] == [" not trained ", " failed "]
     assert "did you mean &#x27;otsu&#x27;" in page
     assert set(figures["ways"]["colour"]["failed"]) == {"003"}
     assert "1 of 4 images failed, which count as all wrong" in told

@@ -80,8 +80,11 @@ def chosen(better: Mapping[str, float], other: Mapping[str, float], worst: int) 
     return [(name, ", ".join(why)) for name, why in reasons.items()]
 
 
-def figures_table(figures: Sequence[Figure], ways: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Return the head and rows of a table of `figures`, a column for each of `ways`."""
+def figures_table(figures: Sequence[Figure], ways: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and rows of a table of `figures`, a column for each of `ways`.
+
+    `ways`: what stands where a way has no number, such as ``not trained``, by its name.
+    """
     gains = any(figure.gain is not None for figure in figures)
     head = ["score", "images", "published figure", *ways, *(["gain"] if gains else [])]
     rows = []
@@ -92,7 +95,7 @@ def figures_table(figures: Sequence[Figure], ways: Sequence[str]) -> tuple[list[
             else (f"{figure.published:.3f}" if abs(figure.published) < 1 else f"{figure.published:.4g}")
         )
         said += f" ({figure.source})" if said and figure.source else ""
-        reached = [value_text(figure.ways[way]) if way in figure.ways else "not trained" for way in ways]
+        reached = [value_text(figure.ways[way]) if way in figure.ways else lacking for way, lacking in ways.items()]
         gain = ([value_text(figure.gain, "+") if figure.gain is not None else ""]) if gains else []
         rows.append([figure.label, f"{figure.images:,}", said or "–", *reached, *gain])
     return head, rows
@@ -110,7 +113,7 @@ def sides_page(
     title: str,
     facts: Sequence[str],
     figures: Sequence[Figure],
-    ways: Sequence[str],
+    ways: Mapping[str, str],
     rows: Sequence[Row],
     *,
     draw: tuple[Marks, Sequence[str]],
@@ -118,7 +121,7 @@ def sides_page(
 ) -> str:
     """Return an HTML page, complete in itself.
 
-    `facts`: lines under the title. `ways`: the columns of the table; pictures are of those that `rows` have. `draw`:
+    `facts`: lines under the title. `ways`: see `figures_table`; pictures are of those that `rows` have. `draw`:
     what is drawn, and the names of the classes. `parts`: further parts, heading to HTML, behind the figures.
     """
     shown = [way for way in ways if any(way in row.found for row in rows)]
@@ -149,7 +152,7 @@ def links_list(files: Sequence[tuple[str, str]]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def _figures(figures: Sequence[Figure], ways: Sequence[str]) -> str:
+def _figures(figures: Sequence[Figure], ways: Mapping[str, str]) -> str:
     drawn = []
     for figure in figures:
         named = [way for way in ways if way in figure.ways and not math.isnan(figure.ways[way].value)]

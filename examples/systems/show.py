@@ -81,7 +81,7 @@ def make(system: System, images: Images, ran: Sequence[Ran], folder: Path) -> bo
     counts = counted(system, images, there)
     shares = proportions(system, images, there)
     write(folder / "counts.csv", counts.csv())
-    names = [way.name for way in system.ways]
+    names = {way.name: way.state for way in ran}
     parts = part_scores(system, images, reports)
     tables: dict[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = {}
     if parts:
