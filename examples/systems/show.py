@@ -151,7 +151,7 @@ def pictures(
     key = system.scores[0].key
     values = {name: images.values_of(reports[name][key]) for name in there}
     if order:
-        second = next((name for name in reversed(order) if name != order[0]), order[0])
+        second = next((name for name in order if name != order[0]), order[0])
         picked = chosen(values[order[0]], values[second] if second != order[0] else {}, system.worst)
     else:
         step = max(1, len(images.names) // max(1, system.pictures))
