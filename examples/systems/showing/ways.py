@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import pandas as pd
 
 from cellkit.core import Boxes, CellkitError, Recipe, UsageError
 from cellkit.core.check import check, plan
 from cellkit.core.recipe import Step
 from cellkit.engine.batch import BatchResult, Outcome, Settings, run_batch
-from cellkit.formats import coco
 from cellkit.io import read_labels
 from cellkit.models import find_model
 from cellkit.report.sides import Layer
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Ran", "recipe_of", "run_way"]
 
 _LAYERS = {"labels": ("labels",), "mask": ("mask", "labels"), "classes": ("classes",)}
+_EVERY = "any_score"
+"""The layer of boxes of any score, which AP is about."""
 _DETECT = ("detect", "detect_masks")
 _PICTURES = ("overlay", "rle")
 """Outputs of recipes that no page needs."""
@@ -100,25 +102,33 @@ def _run(
     if wrong:
         raise UsageError(str(wrong[0]))
     layers = plan(recipe).layers
-    outputs = [name for name in recipe.outputs if name not in _PICTURES]
-    layer = COCO
-    if system.draw != "boxes":
-        found = [name for name in _LAYERS[system.draw] if name in layers]
-        if not found:
-            raise UsageError(f"{way.recipe}: makes no {' or '.join(_LAYERS[system.draw])}, which is what is shown")
-        layer = found[0]
-    recipe = replace(recipe, outputs=tuple(dict.fromkeys([layer, *outputs])))
-    result = _batch(recipe, images, folder, way.name, options)
-    made = dict(_layers(images, folder, layer, lambda names: _numbers(images, recipe, names)))
-    every: dict[str, Any] = {}
-    if any(one.score == COCO for one in system.scores):
-        whole = replace(recipe, steps=_any_score(recipe.steps), outputs=(COCO,))
-        _batch(whole, images, folder / "any-score", f"{way.name}, boxes of any score", options)
-        every = dict(_layers(images, folder / "any-score", COCO, lambda names: _numbers(images, recipe, names)))
-    failed = {name: why for name, (found_in, why) in _rows(images, folder).items() if not found_in}
-    return Ran(
-        way.name, way.recipe, "done", "", folder, made, every, failed, networks, result.seconds
-    )  # fmt: skip
+    kinds = ("boxes", "instances") if system.draw == "boxes" else ()
+    wanted = [name for name, kind in layers.items() if kind.name in kinds or name in _LAYERS.get(system.draw, ())]
+    if not wanted:
+        raise UsageError(f"{way.recipe}: makes no {system.draw}, which is what is shown")
+    layer = wanted[-1] if kinds else next(name for name in _LAYERS[system.draw] if name in wanted)
+    recipe = replace(recipe, outputs=tuple(dict.fromkeys([layer, *(n for n in recipe.outputs if n not in _PICTURES)])))
+    if not kinds:
+        result = _batch(recipe, images, folder, way.name, options)
+        made: dict[str, Any] = dict(_pixels(images, folder, layer))
+        every: dict[str, Any] = {}
+    else:
+        numbers = _numbers(images, _classes(recipe))
+        once = any(one.score == COCO for one in system.scores) and _plain_suppression(recipe.steps)
+        if once:  # the network runs once for what the recipe gives and for boxes of any score
+            recipe = replace(recipe, steps=_kept_apart(recipe.steps), outputs=(*recipe.outputs, _EVERY))
+        result = _batch(recipe, images, folder, way.name, options)
+        made = dict(_boxes(images, folder, layer, numbers))
+        if once:
+            every = dict(_boxes(images, folder, _EVERY, numbers))
+        elif any(one.score == COCO for one in system.scores):
+            whole = replace(recipe, steps=_any_score(recipe.steps), outputs=(layer,))
+            _batch(whole, images, folder / _EVERY, f"{way.name}, boxes of any score", options)
+            every = dict(_boxes(images, folder / _EVERY, layer, numbers))
+        else:
+            every = {}
+    failed = {name: why for name, (done_as, why) in _rows(images, folder).items() if not done_as}
+    return Ran(way.name, way.recipe, "done", "", folder, made, every, failed, networks, result.seconds)
 
 
 def _networks(system: System, way: Way, recipe: Recipe, places: Mapping[str, str]) -> dict[str, str | None]:
@@ -190,6 +200,32 @@ def _any_score(steps: Sequence[Step]) -> tuple[Step, ...]:
     )
 
 
+def _plain_suppression(steps: Sequence[Step]) -> bool:
+    """Tell whether there is one detector, of boxes, that drops by score and overlap alone: in either order the same."""
+    found = list(_detectors(steps))
+    return [step.stage for step in found] == ["detect"] and found[0].params.get("method", "nms") == "nms"
+
+
+def _detectors(steps: Sequence[Step]) -> Iterator[Step]:
+    for step in steps:
+        if step.stage in _DETECT:
+            yield step
+        yield from _detectors(step.steps)
+
+
+def _kept_apart(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Return steps with the detector in two: boxes of any score, and of these the boxes that the recipe asks for."""
+    made: list[Step] = []
+    for step in steps:
+        if step.stage != "detect":
+            made.append(replace(step, steps=_kept_apart(step.steps)))
+            continue
+        asked = {"score": step.params.get("score", 0.5), "iou": step.params.get("iou", 0.5)}
+        made.append(replace(step, params={**step.params, "score": 0.0}, out=_EVERY))
+        made.append(Step("suppress", asked, inputs=(_EVERY,), out=step.out or "boxes"))
+    return tuple(made)
+
+
 def _batch(recipe: Recipe, images: Images, folder: Path, name: str, options: Options) -> BatchResult:
     done = 0
 
@@ -212,41 +248,54 @@ def _rows(images: Images, folder: Path) -> dict[str, tuple[str, str]]:
     return {name: (row["image"] if row["status"] == "done" else "", row["reason"]) for name, row in rows.items()}
 
 
-def _layers(images: Images, folder: Path, layer: str, numbers: Any) -> Iterator[tuple[str, Layer | None]]:
+def _pixels(images: Images, folder: Path, layer: str) -> Iterator[tuple[str, np.ndarray | None]]:
     """Yield what was found in each image, None where that failed."""
-    rows = _rows(images, folder)
-    if layer != COCO:
-        suffix = ".tif" if layer == "labels" else ".png"
-        for name, (stem, _) in rows.items():
-            found = read_labels(folder / layer / f"{stem}{suffix}") if stem else None
-            yield name, found if found is None or layer != "mask" else found > 0
-        return
-    document = (folder / "coco.json").read_bytes()
-    # One entry for each image that did not fail, in the order of images.csv.
-    with (folder / "images.csv").open(newline="", encoding="utf-8") as file:
-        done = [row["image"] for row in csv.DictReader(file) if row["status"] == "done"]
-    sets = dict(zip(done, coco.decode_dataset(document, str(folder / "coco.json")), strict=True))
-    for name, (stem, _) in rows.items():
+    suffix = ".tif" if layer == "labels" else ".png"
+    for name, (stem, _) in _rows(images, folder).items():
+        found = read_labels(folder / layer / f"{stem}{suffix}") if stem else None
+        yield name, found if found is None or layer != "mask" else found > 0
+
+
+def _boxes(
+    images: Images, folder: Path, layer: str, numbers: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[tuple[str, Boxes | None]]:
+    """Yield the boxes found in each image, numbered as the data set numbers classes; None where it failed."""
+    rows = pd.read_parquet(folder / f"{layer}.parquet")
+    by_image = dict(list(rows.groupby("image"))) if len(rows) else {}
+    for name, (stem, _) in _rows(images, folder).items():
         if not stem:
             yield name, None
             continue
-        one = sets[stem]
-        kinds = numbers(one.classes or ("object",) * len(one))
-        scores = np.ones(len(one)) if one.scores is None else one.scores
-        yield name, Boxes(one.boxes.astype(np.float32), scores.astype(np.float32), np.array(kinds, np.int32))
+        own = by_image.get(stem)
+        if own is None:
+            yield name, Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+            continue
+        corners = np.ascontiguousarray(own[["x0", "y0", "x1", "y1"]], np.float32)
+        yield name, Boxes(corners, own["score"].to_numpy(np.float32), numbers(own["class"].to_numpy(np.int64)))
 
 
-def _numbers(images: Images, recipe: Recipe, names: Sequence[str]) -> list[int]:
-    """Return the numbers that the data set gives to classes as the network calls them.
+def _classes(recipe: Recipe) -> tuple[str, ...]:
+    """Return the classes that the first network of a recipe knows; none without a network."""
+    model = next(_models(recipe.steps), "")
+    return find_model(model).card.classes if model else ()
 
-    Raises `UsageError` where it has another class: neither of that name, nor as many classes, of other names.
+
+def _numbers(images: Images, own: Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what turns a network's numbers of classes, called `own`, into those of the data set.
+
+    Classes go by their names; where none of them is known and there are as many, by their place. What is returned
+    raises `UsageError` for a class that the data set does not have.
     """
     known = {name.casefold(): number for number, name in enumerate(images.classes)}
-    if all(name.casefold() in known for name in names):
-        return [known[name.casefold()] for name in names]
-    model = next((m for m in _models(recipe.steps)), "")
-    own = list(find_model(model).card.classes) if model else []
-    if len(own) == len(images.classes) and not any(name.casefold() in known for name in own):
-        return [own.index(name) for name in names]
-    strange = next(name for name in names if name.casefold() not in known)
-    raise UsageError(f"the network finds {strange!r}; the classes of the data set are {', '.join(images.classes)}")
+    places = [known.get(name.casefold(), -1) for name in own]
+    if not own or (len(own) == len(known) and set(places) == {-1}):
+        places = list(range(len(known)))
+
+    def numbered(classes: np.ndarray) -> np.ndarray:
+        for number in np.unique(classes).tolist():
+            if not 0 <= number < len(places) or places[number] < 0:
+                name = own[number] if number < len(own) else str(number)
+                raise UsageError(f"the network finds {name!r}; the data set has {', '.join(images.classes)}")
+        return np.array(places, np.int32)[classes]
+
+    return numbered
