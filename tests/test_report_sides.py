@@ -101,6 +101,7 @@ def test_figures_and_a_way_that_failed_in_an_image_stand_on_the_page():
         "0.220 (elsewhere)", "0.5000 (0.4000 to 0.6000)", "0.7500", "not trained", "+0.2500 (+0.1000 to +0.4000)"
     ]  # fmt: skip
     assert value_text(Score("AP")) == "none"
+    assert value_text(Score("px", 86.7787, 32.2552, 159.754)) == "86.8 (32.3 to 159.8)"
     truth = squares((5, 5))
     row = Row("image <7>", "the worst", IMAGE, truth, {"old": truth, "new": None}, {"old": [("score", "1.0000")]})
     page = sides_page("title <t>", ["facts"], [figure], {"old": "", "new": ""}, [row], draw=("labels", ()), parts={})

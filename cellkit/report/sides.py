@@ -105,8 +105,9 @@ def value_text(score: Score, sign: str = "") -> str:
     """Return a number with its interval as tables show it; with `sign` ``+``, its sign too."""
     if math.isnan(score.value):
         return "none"
-    ends = "" if math.isnan(score.low) else f" ({score.low:{sign}.4f} to {score.high:{sign}.4f})"
-    return f"{score.value:{sign}.4f}{ends}"
+    form = f"{sign}.{4 if abs(score.value) < 10 else 1}f"
+    ends = "" if math.isnan(score.low) else f" ({score.low:{form}} to {score.high:{form}})"
+    return f"{score.value:{form}}{ends}"
 
 
 def sides_page(

@@ -147,27 +147,22 @@ def pictures(
     system: System, images: Images, there: Mapping[str, Ran], reports: Mapping[str, Mapping[str, Any]]
 ) -> list[Row]:
     """Return the images to show: the worst, the best, the median, and those where two ways differ most."""
-    order = [name for name in (*system.gain, *there) if name in there]
+    order = list(dict.fromkeys(name for name in (*system.gain, *there) if name in there))
     key = system.scores[0].key
-    values = {name: images.values_of(reports[name][key]) for name in there}
+    values = {name: reports[name][key].images for name in there}
+    second = order[1] if len(order) > 1 else ""
     if order:
-        second = next((name for name in order if name != order[0]), order[0])
-        picked = chosen(values[order[0]], values[second] if second != order[0] else {}, system.worst)
+        picked = chosen(values[order[0]], values.get(second, {}), system.worst)
     else:
         step = max(1, len(images.names) // max(1, system.pictures))
         picked = [(name, "one of the images, as no way has a network") for name in images.names[::step]]
     rows = []
     for name, why in picked[: system.pictures]:
-        shown = {
-            way: [(reports[way][key].each, f"{values[way][name]:.4f}")]
-            if not math.isnan(values[way].get(name, math.nan))
-            else []
-            for way in there
-        }
-        rows.append(
-            Row(name, why, read(images.pairs[name].image)["raw"], images.truth[name],
-                {way: ran.found.get(name) for way, ran in there.items()}, shown)
-        )  # fmt: skip
+        own = {way: values[way].get(name, math.nan) for way in there}
+        scores = {w: [] if math.isnan(v) else [(reports[w][key].each, f"{v:.4f}")] for w, v in own.items()}
+        found = {way: ran.found.get(name) for way, ran in there.items()}
+        told = why.replace("differs most", f"differs most from {second}")
+        rows.append(Row(name, told, read(images.pairs[name].image)["raw"], images.truth[name], found, scores))
     return rows
 
 

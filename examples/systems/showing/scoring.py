@@ -68,10 +68,6 @@ class Images:
         named = {pair.name: pair for pair in pairs}
         return cls(folder.resolve().name, named, dict(zip(named, truth, strict=True)), classes, shown)
 
-    def values_of(self, scored: Scored) -> dict[str, float]:
-        """Return the score of each image by name."""
-        return scored.images
-
     def write_truth(self, folder: Path) -> None:
         """Write the truth as `cellkit eval` reads it."""
         shutil.rmtree(folder, ignore_errors=True)
