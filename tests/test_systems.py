@@ -94,7 +94,7 @@ def test_every_config_is_sound_and_says_how_its_weights_may_be_used():
         assert (path.parent / config.data.split).is_file(), path
 
 
-@pytest.mark.parametrize("folder", sorted(path for path in SYSTEMS.iterdir() if path.is_dir()), ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SYSTEMS.glob("*/split.csv")}), ids=lambda p: p.name)
 def test_no_group_is_cut_by_a_split(folder):
     from cellkit.train.splits import read_split
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ran", "recipe_of", "run_way"]
 
-_LAYERS = {"labels": ("labels",), "mask": ("mask", "labels"), "classes": ("classes",)}
+_LAYERS = {"labels": ("labels",), "mask": ("labels", "mask"), "classes": ("classes",)}
 _EVERY = "any_score"
 """The layer of boxes of any score, which AP is about."""
 _DETECT = ("detect", "detect_masks")
