@@ -152,7 +152,7 @@ def _scored(options: _Options, groups: dict[str, str] | None) -> tuple[Result, P
     pairs = paired(options.truth, options.pred, options.protocol, options.images, options.allow_missing)
     settings.units(list(pairs.names))
     kinds = _kinds(options, pairs)
-    counts, failed = _count(protocol, pairs)
+    counts, failed = count_pairs(protocol, pairs)
     report = protocol.report(counts, settings)
     parts = {
         kind: protocol.report({name: one for name, one in counts.items() if kinds[name] == kind}, settings)
@@ -188,7 +188,7 @@ def _kinds(options: _Options, pairs: Pairs) -> dict[str, str]:
     return {name: found[name] or "none" for name in pairs.names}
 
 
-def _count(protocol: Protocol, pairs: Pairs) -> tuple[dict[str, Any], dict[str, str]]:
+def count_pairs(protocol: Protocol, pairs: Pairs) -> tuple[dict[str, Any], dict[str, str]]:
     """Count every pair, several at once; return the counts, and the reason of each pair that failed, by name."""
     import os
     from concurrent.futures import ThreadPoolExecutor

@@ -53,11 +53,12 @@ def evaluated(
         "confusion": found["confusion"],
         "max_dets": found["max_dets"],
     }
+    draws = found["draws"] | ({"value": found["draws"]["AP"]} if found["draws"] else {})
     low, high = spans.get("AP", (math.nan, math.nan))
     empties = sum(not any(row[name] for name in _COUNTS) for row in found["per_image"])
     report = Report(
         found["value"], low, high, found["rule"], "detections of all images together", empties, scores,
-        tuple(found["per_image"]), spans,
+        tuple(found["per_image"]), spans, draws=draws,
     )  # fmt: skip
     method = found["intervals"].get("method", "percentile bootstrap of images")
     given = {"iou_type": iou_type, "truth": str(truth), "pred": str(pred)}

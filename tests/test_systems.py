@@ -76,8 +76,6 @@ def test_the_published_way_is_trained_and_run(path, tmp_path, monkeypatch):
     assert 0 <= found["value"] <= 1
     assert found["images"] == 2
     recipe = config.recipe
-    if path.stem == "malaria":  # whose recipe names the network for the other data set
-        shutil.copytree(run, "runs/published")
     assert [fault for fault in ck.check(recipe) if not fault.warning] == []
     image, _, _ = scene(2)
     result = ck.run(recipe, ck.Sample.of(image=image.astype(np.float32) / 255))
@@ -96,7 +94,7 @@ def test_every_config_is_sound_and_says_how_its_weights_may_be_used():
         assert (path.parent / config.data.split).is_file(), path
 
 
-@pytest.mark.parametrize("folder", sorted(path for path in SYSTEMS.iterdir() if path.is_dir()), ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SYSTEMS.glob("*/split.csv")}), ids=lambda p: p.name)
 def test_no_group_is_cut_by_a_split(folder):
     from cellkit.train.splits import read_split
 

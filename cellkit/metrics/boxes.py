@@ -47,8 +47,8 @@ def evaluate(
     Returns `value` (AP), `rule`, `iou_type`, `max_dets`, `scores` (see `NUMBERS`), `per_class` (AP, AR, and counts,
     precision, recall and F1 at `score_threshold` and `iou_threshold`), `at_threshold` (the same over all classes),
     `confusion` (`classes` and `matrix`: see `boxmatch.confusion`), `per_image` and `intervals` (95 % percentile
-    bootstrap over images, or over the `groups` that image ids belong to; `resamples` 0 for none). NaN stands for a
-    number that nothing counts towards, such as the AP of large objects where none is large.
+    bootstrap over images, or over the `groups` that image ids belong to; `resamples` 0 for none) and `draws`, what they
+    are the ends of. NaN stands for a number that nothing counts towards, such as the AP of large objects where none is.
 
     Raises `UsageError` where results have no score or do not belong to the truth, `FormatError` where an entry is
     damaged. Source: cocodataset.org/#detection-eval; the evaluator is faster-coco-eval.
@@ -62,6 +62,7 @@ def evaluate(
     at = boxmatch.match(given, most, np.array([iou_threshold]))
     tally = {(m.image, c): boxmatch.counts(m, score_threshold) for c, ms in at.items() for m in ms}
     scores = _numbers(*evaluated)
+    intervals, draws = _intervals(given, most, tally, resamples, groups)
     return {
         "value": scores["AP"],
         "rule": _rule(iou_type, score_threshold, iou_threshold, most),
@@ -80,7 +81,8 @@ def evaluate(
             "matrix": boxmatch.confusion(given, score_threshold, iou_threshold).tolist(),
         },
         "per_image": _per_image(given, tally),
-        "intervals": _intervals(given, most, tally, resamples, groups),
+        "intervals": intervals,
+        "draws": draws,
     }  # fmt: skip
 
 
@@ -187,19 +189,20 @@ def _per_image(given: Input, tally: _Tally) -> list[dict[str, Any]]:
 
 def _intervals(
     given: Input, most: int, tally: _Tally, resamples: int, groups: Mapping[Any, str] | None
-) -> dict[str, Any]:
-    """Return the ends of the 95 % interval of each number, by resampling images or whole groups of them."""
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the ends of the 95 % interval of each number, by resampling images or whole groups, and all values."""
     group = _grouped(given, groups)
     number = int(group.max(initial=-1)) + 1
     if number < 2 or resamples < 1:
-        return {}
-    drawn = _drawn(given, most, tally, group, resamples)
-    return {
+        return {}, {}
+    draws = {name: np.array(values) for name, values in _drawn(given, most, tally, group, resamples).items()}
+    intervals = {
         "level": 0.95,
         "method": "percentile bootstrap of " + ("images" if groups is None else "groups"),
         "units": number,
-        **{name: _ends(np.array(values)) for name, values in drawn.items()},
+        **{name: _ends(values) for name, values in draws.items()},
     }
+    return intervals, draws
 
 
 def _drawn(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cellkit.metrics import pixel, semantic
-from cellkit.metrics.pooling import NOTHING, Sums, image_means, ratio, redrawn, total
+from cellkit.metrics.pooling import NOTHING, Sums, ends, image_means, ratio, resampled, total
 from cellkit.metrics.report import EMPTY_TEXT, POOLING_TEXT, Report, Settings, Summary, summary
 
 __all__ = ["classes", "foreground"]
@@ -49,7 +49,8 @@ def foreground(counts: Mapping[str, pixel.Counts], settings: Settings) -> Report
     empties = sum(one.empty for one in counts.values())
     pooling = "pixels of all images pooled" if settings.pooling != "images" else POOLING_TEXT["images"]
     value, low, high = found.chosen(settings.pooling, "dice")
-    return Report(value, low, high, rule, pooling, empties, scores, tuple(rows), intervals)
+    draws = found.drawn(settings.pooling, "dice")
+    return Report(value, low, high, rule, pooling, empties, scores, tuple(rows), intervals, draws=draws)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +105,12 @@ def classes(counts: Mapping[str, semantic.Confusion], settings: Settings) -> Rep
     )
     empties = sum(one.classes in {(), (0,)} for one in counts.values())
     value, low, high = found.chosen("set", "mean_iou")
-    pooling = "pixels of all images pooled"
+    pooling, draws = "pixels of all images pooled", found.drawn("set", "mean_iou")
     if settings.pooling == "images":
-        pooling = POOLING_TEXT["images"]
-        value, (low, high) = scores["image_mean_iou"], _value_interval(values, list(counts), settings)
-    return Report(value, low, high, rule, pooling, empties, scores, tuple(rows), intervals)
+        again = _values_drawn(values, list(counts), settings)
+        pooling, draws = POOLING_TEXT["images"], {**draws, "value": again} if draws else {}
+        value, (low, high) = scores["image_mean_iou"], ends(again)
+    return Report(value, low, high, rule, pooling, empties, scores, tuple(rows), intervals, draws=draws)
 
 
 def _class_scores(
@@ -137,8 +139,8 @@ def _class_scores(
     return scores, intervals | {"image_mean_accuracy": found.mean_intervals["accuracy"]}
 
 
-def _value_interval(values: np.ndarray, images: list[str], settings: Settings) -> tuple[float, float]:
-    return redrawn(len(images), settings.units(images), lambda times: {"value": image_means(values, times)})["value"]
+def _values_drawn(values: np.ndarray, images: list[str], settings: Settings) -> np.ndarray:
+    return resampled(len(images), settings.units(images), lambda times: {"value": image_means(values, times)})["value"]
 
 
 def _class_row(

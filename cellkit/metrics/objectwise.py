@@ -73,7 +73,10 @@ def dsb2018(counts: Mapping[str, instance.Counts], settings: Settings) -> Report
     )
     low, high = found.pooled_intervals["value"]
     value = instance.score(every, empty)
-    return Report(value, low, high, rule, POOLING_TEXT["images"], every.both_empty, scores, tuple(rows), intervals)
+    draws = found.drawn(None, "value")
+    return Report(
+        value, low, high, rule, POOLING_TEXT["images"], every.both_empty, scores, tuple(rows), intervals, draws=draws
+    )
 
 
 _BY_THRESHOLD = tuple(f"pooled_by_threshold.{t / 100:.2f}" for t in instance.THRESHOLDS)
@@ -139,7 +142,8 @@ def glas(counts: Mapping[str, gland.Counts], settings: Settings) -> Report:
     empties = sum(not one.truths + one.preds for one in counts.values())
     value, low, high = found.chosen(settings.pooling, "object_f1")
     pooling = POOLING_TEXT[settings.pooling or "set"]
-    return Report(value, low, high, rule, pooling, empties, scores, tuple(rows), intervals, _GLAS, top)
+    draws = found.drawn(settings.pooling, "object_f1")
+    return Report(value, low, high, rule, pooling, empties, scores, tuple(rows), intervals, _GLAS, top, draws)
 
 
 _MISSED = {"v6": "true objects - TP", "older": "true objects that are no predicted object's partner"}
@@ -235,7 +239,10 @@ def instances(counts: Mapping[str, Counts], settings: Settings) -> Report:
     )
     rules = _INSTANCE_RULES | {"split, merged, missed, extra": faults.RULES[rule_of_faults]}
     value = chosen["mean_ap"]
-    return Report(*value, rule, POOLING_TEXT[pooling], every.both_empty, scores, tuple(rows), intervals, rules)
+    draws = found.drawn(pooling, "mean_ap", tuple(_IMAGE_MEANS))
+    return Report(
+        *value, rule, POOLING_TEXT[pooling], every.both_empty, scores, tuple(rows), intervals, rules, draws=draws
+    )
 
 
 def _only_pooled(pooled: Mapping[str, float]) -> dict[str, float]:

@@ -23,6 +23,7 @@ __all__ = [
     "mean_of_images",
     "ratio",
     "redrawn",
+    "resampled",
     "stacked",
     "total",
     "weights",
@@ -155,14 +156,21 @@ def redrawn(
     images: int, groups: Sequence[Hashable] | None, statistics: Callable[[np.ndarray], Mapping[str, np.ndarray]]
 ) -> dict[str, tuple[float, float]]:
     """Return the interval of every number that `statistics` makes of how often each image is drawn, (r, images)."""
-    if images < 2:
-        return dict.fromkeys(statistics(np.ones((1, images))), (math.nan, math.nan))
+    return {name: ends(values) for name, values in resampled(images, groups, statistics).items()}
+
+
+def resampled(
+    images: int, groups: Sequence[Hashable] | None, statistics: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return what every number that `statistics` makes is in each resample, float64 (r,), as `redrawn` draws them.
+
+    The same images and groups are drawn alike every time, so that numbers of two predictions can be told apart resample
+    by resample. Where there are fewer than two images or groups, arrays are empty.
+    """
+    if images < 2 or (groups is not None and len(set(groups)) < 2):
+        return {name: np.zeros(0) for name in statistics(np.ones((1, images)))}
     blocks = [statistics(times) for times in weights(images, groups)]
-    alone = groups is not None and len(set(groups)) < 2
-    return {
-        name: (math.nan, math.nan) if alone else ends(np.concatenate([block[name] for block in blocks]))
-        for name in blocks[0]
-    }
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def ends(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal
 import numpy as np
 
 from cellkit.core.errors import UsageError, suggest
-from cellkit.metrics.pooling import Empty, S, drawn, image_means, redrawn, stacked, total
+from cellkit.metrics.pooling import Empty, S, drawn, ends, image_means, resampled, stacked, total
 
 __all__ = ["EMPTY_TEXT", "POOLING_TEXT", "Interval", "Pooling", "Protocol", "Report", "Settings", "Summary", "summary"]
 
@@ -26,12 +26,14 @@ class Settings:
 
     `empty`: how an image counts that holds nothing on either side. `pooling` and `variant`: those of the protocol by
     default. `groups`: the slide, plate or patient of each image by name; intervals then come from drawing groups.
+    `draws`: whether the report keeps the numbers of every resample.
     """
 
     empty: Empty = "one"
     pooling: Pooling | None = None
     variant: str | None = None
     groups: Mapping[str, Hashable] | None = None
+    draws: bool = False
 
     def units(self, images: Sequence[str]) -> list[Hashable] | None:
         """Return the group of each image, None where images stand for themselves."""
@@ -51,7 +53,9 @@ class Report:
     `value` is the headline number and `low` to `high` its 95 % bootstrap interval; all three NaN where nothing counts.
     `empty_images` have no object (no foreground, no class but 0) on either side. `scores` are further numbers by name,
     `intervals` those of them that have one, `rules` what single numbers mean, `top` numbers that stand beside the
-    headline; `per_image` one row for each image, in the order given.
+    headline; `per_image` one row for each image, in the order given. `draws`, where they were asked for: the numbers
+    that have an interval, and ``value``, in each resample, float64 (r,); reports on the same images and groups have
+    the same resamples.
     """
 
     value: float
@@ -65,6 +69,7 @@ class Report:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     rules: Mapping[str, str] = field(default_factory=dict)
     top: Mapping[str, float] = field(default_factory=dict)
+    draws: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,15 @@ class Protocol:
             choices = f"has {' and '.join(self.variants)}" if self.variants else "has no variants"
             raise UsageError(f"{self.name} {choices}, not {variant!r}")
         variant = variant or next(iter(self.variants), None)
-        return self.make(counts, Settings(settings.empty, pooling, variant, settings.groups))
+        return self.make(counts, Settings(settings.empty, pooling, variant, settings.groups, settings.draws))
 
 
 @dataclass(frozen=True)
 class Summary(Generic[S]):
-    """Numbers by name: of all images `pooled`, of each of the `images` (n,), and their `means`, with intervals."""
+    """Numbers by name: of all images `pooled`, of each of the `images` (n,), and their `means`, with intervals.
+
+    `draws`: those ``pooled ...`` and ``means ...`` in each resample, where the settings ask for them.
+    """
 
     total: S
     pooled: dict[str, float]
@@ -106,12 +114,27 @@ class Summary(Generic[S]):
     means: dict[str, float]
     pooled_intervals: dict[str, Interval]
     mean_intervals: dict[str, Interval]
+    draws: dict[str, np.ndarray] = field(default_factory=dict)
 
     def chosen(self, pooling: Pooling | None, name: str) -> tuple[float, float, float]:
         """Return a number and its interval, pooled or as mean of images."""
         if pooling == "images":
             return self.means[name], *self.mean_intervals[name]
         return self.pooled[name], *self.pooled_intervals[name]
+
+    def drawn(self, pooling: Pooling | None, headline: str, means: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """Return every number in each resample by the names of `scores`, alone as chosen, and the headline's as value.
+
+        Those called `means` are means of images alone too.
+        """
+        if not self.draws:
+            return {}
+        plain = {
+            n: self.draws[f"{'means' if pooling == 'images' or n in means else 'pooled'} {n}"] for n in self.pooled
+        }
+        long = {"pooled": "pooled", "means": "image_mean"}
+        named = {f"{long[how]}_{n}": self.draws[f"{how} {n}"] for how in long for n in self.pooled}
+        return {**named, **plain, "value": plain[headline]}
 
     def scores(self) -> tuple[dict[str, float], dict[str, Interval]]:
         """Return every number, named ``pooled_...`` and ``image_mean_...``, and the intervals."""
@@ -140,7 +163,8 @@ def summary(
         pooled = {f"pooled {name}": value for name, value in numbers(drawn(images, times)).items()}
         return {**pooled, **{f"means {name}": image_means(value, times) for name, value in each.items()}}
 
-    spans = redrawn(len(counts), settings.units(list(counts)), again)
+    draws = resampled(len(counts), settings.units(list(counts)), again)
+    spans = {name: ends(values) for name, values in draws.items()}
     return Summary(
         every,
         {name: float(value[0]) for name, value in numbers(stacked([every])).items()},
@@ -148,4 +172,5 @@ def summary(
         {name: float(image_means(value)[0]) for name, value in each.items()},
         {name: spans[f"pooled {name}"] for name in names},
         {name: spans[f"means {name}"] for name in names},
+        draws if settings.draws else {},
     )

@@ -15,7 +15,7 @@ from cellkit.report.display import display, limits
 from cellkit.report.overlay import draw, palette_for
 from cellkit.report.palette import BRIGHT, assigned, colored, edges
 
-__all__ = ["LARGEST", "Base", "View", "data_uri", "facts", "fitted", "spread", "views"]
+__all__ = ["LARGEST", "Base", "View", "data_uri", "facts", "fitted", "spread", "thicken", "views"]
 
 LARGEST = 1024
 """Longer side of a picture on a page, px; larger layers are shown smaller."""
@@ -123,18 +123,19 @@ def spread(kind: Kind, value: Any) -> tuple[np.ndarray, str, str] | None:
     return np.histogram(flat, bins=_BINS, range=(low, high))[0], f"{low:.3g}", f"{high:.3g}"
 
 
-def data_uri(picture: np.ndarray) -> str:
-    """Return a picture, uint8 (y, x), (y, x, 3) or (y, x, 4), as a ``data:`` address of a PNG."""
+def data_uri(picture: np.ndarray, *, lossy: bool = False) -> str:
+    """Return a picture, uint8 (y, x), (y, x, 3) or (y, x, 4), as a ``data:`` address of a PNG, `lossy` of a WebP."""
     import cv2
 
     if picture.ndim == 3 and picture.shape[2] == 3 and (picture[..., :1] == picture).all():
         picture = picture[..., 0]
     elif picture.ndim == 3:
         picture = picture[..., [2, 1, 0, 3][: picture.shape[2]]]
-    done, data = cv2.imencode(".png", np.ascontiguousarray(picture), [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    form, how = ("webp", [cv2.IMWRITE_WEBP_QUALITY, 88]) if lossy else ("png", [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    done, data = cv2.imencode(f".{form}", np.ascontiguousarray(picture), how)
     if not done:
-        raise KindError(f"a picture of shape {picture.shape} cannot be written as PNG")
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+        raise KindError(f"a picture of shape {picture.shape} cannot be written as {form}")
+    return f"data:image/{form};base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
 def _image_views(image: np.ndarray, names: Sequence[str]) -> list[View]:
@@ -175,7 +176,7 @@ def _objects(labels: np.ndarray) -> View:
     ids, numbers = assigned(framed, edges(framed), len(BRIGHT))
     picture = colored(few, ids, numbers, BRIGHT)
     if _specks(few):
-        _thicken(picture, _SPECK)
+        thicken(picture, _SPECK)
     return View("objects", picture, "Objects, neighbours in different colours, on black.")
 
 
@@ -194,15 +195,15 @@ def _on(value: Any, base: Base | None) -> list[View]:
     canvas = np.zeros((*base.picture.shape[:2], 4), np.uint8)
     draw(canvas, _scaled(value, base.shape), np.insert(colors, 3, 255, axis=1))
     if isinstance(value, np.ndarray) and value.dtype == np.int32 and _specks(value):
-        _thicken(canvas, _SPECK)
+        thicken(canvas, _SPECK)
     elif max(canvas.shape) >= _THIN:
-        _thicken(canvas, 1)
+        thicken(canvas, 1)
     if not base.shared:
         canvas = np.where(canvas[..., 3:] > 0, canvas[..., :3], base.picture)
     return [View("on the image", canvas, "Contours of the objects on the image.")]
 
 
-def _thicken(picture: np.ndarray, pixels: int) -> None:
+def thicken(picture: np.ndarray, pixels: int) -> None:
     """Make what is drawn on black some pixels wider, down and to the right; works in place."""
     for _ in range(pixels):
         for to, origin in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):

@@ -19,7 +19,19 @@ from cellkit.report.palette import edges
 from cellkit.report.style import CSS, PAGE, SCRIPT
 from cellkit.report.views import LARGEST, data_uri, fitted
 
-__all__ = ["CASE_CSS", "OUTCOMES", "By", "Case", "case_section", "case_thumb", "legend_of", "outcomes", "worst_page"]
+__all__ = [
+    "CASE_CSS",
+    "OUTCOMES",
+    "PIXELS",
+    "By",
+    "Case",
+    "case_section",
+    "case_thumb",
+    "legend_of",
+    "outcomes",
+    "pixel_outcomes",
+    "worst_page",
+]
 
 By = Literal["objects", "foreground", "classes"]
 
@@ -33,12 +45,13 @@ OUTCOMES: dict[str, tuple[tuple[int, int, int], str]] = {
     "merged": ((255, 233, 0), "a prediction in which several true objects lie"),
 }
 """Colour and meaning of what can become of an object, by name."""
-_PIXELS: dict[str, tuple[tuple[int, int, int], str]] = {
+PIXELS: dict[str, tuple[tuple[int, int, int], str]] = {
     "right": ((23, 165, 110), "foreground on both sides, of one class"),
     "missed": ((235, 108, 0), "true foreground, predicted background"),
     "extra": ((26, 246, 255), "predicted foreground, true background"),
     "confused": ((255, 233, 0), "foreground on both sides, of different classes"),
 }
+"""Colour and meaning of what can become of a pixel, by name."""
 _FILL = 0.6
 _SHRUNK = 700
 
@@ -110,8 +123,8 @@ def _coded(labels: np.ndarray, table: Contingency, codes: np.ndarray, side: int)
     return every[np.searchsorted(ids, labels)] if len(ids) else np.zeros(labels.shape, np.uint8)
 
 
-def _pixels(truth: np.ndarray, pred: np.ndarray, by: By) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the place of each pixel in `_PIXELS`, from 1, uint8 (y, x), and how many there are of each."""
+def pixel_outcomes(truth: np.ndarray, pred: np.ndarray, by: By) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the place of each pixel in `PIXELS`, from 1, uint8 (y, x), and how many there are of each."""
     true, found = truth > 0, pred > 0
     codes = np.zeros(truth.shape, np.uint8)
     codes[true & found] = 1
@@ -119,8 +132,8 @@ def _pixels(truth: np.ndarray, pred: np.ndarray, by: By) -> tuple[np.ndarray, di
     codes[~true & found] = 3
     if by == "classes":
         codes[true & found & (truth != pred)] = 4
-    counts = np.bincount(codes.ravel(), minlength=len(_PIXELS) + 1)[1:]
-    return codes, {f"{name} px": int(n) for name, n in zip(_PIXELS, counts, strict=True) if by == "classes" or name != "confused"}  # fmt: skip # noqa: E501
+    counts = np.bincount(codes.ravel(), minlength=len(PIXELS) + 1)[1:]
+    return codes, {f"{name} px": int(n) for name, n in zip(PIXELS, counts, strict=True) if by == "classes" or name != "confused"}  # fmt: skip # noqa: E501
 
 
 def case_thumb(number: int, case: Case) -> str:
@@ -135,15 +148,15 @@ def legend_of(by: By) -> str:
     """Return which colour stands for what, as items of a list in HTML."""
     return "".join(
         f'<li><i style="background:rgb{color}" aria-hidden="true"></i><b>{name}</b> {escape(text)}</li>'
-        for name, (color, text) in (OUTCOMES if by == "objects" else _PIXELS).items()
+        for name, (color, text) in (OUTCOMES if by == "objects" else PIXELS).items()
         if by != "foreground" or name != "confused"
     )
 
 
 def case_section(number: int, case: Case, by: By) -> str:
     """Return the pictures and figures of a case as a section of a page; `number` is unique on it."""
-    codes, counts = outcomes(case.truth, case.pred) if by == "objects" else _pixels(case.truth, case.pred, by)
-    colors = np.array([color for color, _ in (OUTCOMES if by == "objects" else _PIXELS).values()], np.uint8)
+    codes, counts = outcomes(case.truth, case.pred) if by == "objects" else pixel_outcomes(case.truth, case.pred, by)
+    colors = np.array([color for color, _ in (OUTCOMES if by == "objects" else PIXELS).values()], np.uint8)
     base = _base(case)
     truth, pred, shown = (_small(layer) for layer in (case.truth, case.pred, codes))
     kind = np.uint8 if by == "classes" else np.int32
