@@ -239,6 +239,16 @@ def test_crops_say_what_does_not_fit(cells):
     assert not item["maps"][1].any()
 
 
+def test_a_folder_that_another_training_holds_is_refused(cells, tmp_path):
+    from cellkit.engine.lock import held
+
+    (tmp_path / "run").mkdir()
+    config = config_of(cells, "sigmoid", {"epochs": 1})
+    with held(tmp_path / "run" / ".lock", "taken"), pytest.raises(UsageError, match="another training is writing here"):
+        train(config, tmp_path / "run", device="cpu")
+    assert train(config, tmp_path / "run", device="cpu").finished
+
+
 def test_resume_wants_something_to_go_on_with(cells, tmp_path):
     with pytest.raises(UsageError, match="no training to go on with"):
         train(config_of(cells), tmp_path / "run", resume=True, device="cpu")

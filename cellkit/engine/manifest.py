@@ -6,11 +6,13 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cellkit.core.errors import UsageError, WriteError
+from cellkit.engine.lock import held
 
 __all__ = ["Manifest", "Record"]
 
@@ -58,13 +60,14 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.scratch = folder / "tmp"
-        self._lock: sqlite3.Connection | None = None
+        self._lock = ExitStack()
         self._db: sqlite3.Connection | None = None
 
     def __enter__(self) -> Manifest:
         try:
             self.scratch.mkdir(parents=True, exist_ok=True)
-            self._hold()
+            text = f"{self.folder.parent}: another run is writing here; wait for it or choose another -o"
+            self._lock.enter_context(held(self.folder / "lock", text))
             for leftover in self.scratch.iterdir():  # of a run that was killed
                 leftover.unlink()
             self._db = self._open()
@@ -77,22 +80,10 @@ class Manifest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for connection in (self._db, self._lock):
-            if connection is not None:
-                connection.close()
-        self._db = self._lock = None
-
-    def _hold(self) -> None:
-        """Take the lock: an open exclusive transaction, which the system gives back however the process ends."""
-        self._lock = sqlite3.connect(self.folder / "lock", timeout=0, isolation_level=None)
-        try:
-            self._lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise
-            raise UsageError(
-                f"{self.folder.parent}: another run is writing here; wait for it or choose another -o"
-            ) from None
+        if self._db is not None:
+            self._db.close()
+        self._db = None
+        self._lock.close()
 
     def _open(self) -> sqlite3.Connection:
         path = self.folder / "state.sqlite"

@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from cellkit.core import UsageError
+from cellkit.engine.lock import held
 from cellkit.io import atomic
 from cellkit.models import Card, measure_context, save_model
 from cellkit.models.device import choose_device, choose_precision
@@ -39,7 +40,7 @@ from cellkit.train.validate import Validator, figures
 
 __all__ = ["FOLDS", "MODEL", "Report", "Show", "TooShort", "build_task", "kept_weights", "train"]
 
-MODEL, CONFIG, FOLDS = RUN_FILE, "config.yaml", "folds.json"
+MODEL, CONFIG, FOLDS, LOCK = RUN_FILE, "config.yaml", "folds.json", ".lock"
 _ASKS = 10
 """Steps after which several processes look at the clock together, each time waiting for one another."""
 _FIT = 0.005
@@ -105,7 +106,9 @@ def train(
     task = build_task(config, out)
     about = f"{parts.about}; config sha256 {config.digest}"
     card = measure_context(task.kept(), replace(config.plain_card, data=about))
-    with Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
+    text = f"{out}: another training is writing here; wait for it or choose another -o"
+    alone = held(out / LOCK, text) if ranks.leads else nullcontext()
+    with alone, Validator(config, parts.val, parts.gives, card, place) as validator, _quiet():
         notes: tuple[str, ...] = ()
         record = None
         if ranks.leads:
