@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import cellkit as ck
+from cellkit.core.recipe import load
 from cellkit.engine import Settings, run_batch
 from cellkit.engine.footprint import Room, bytes_per_pixel
 from cellkit.models import Card, measure_context, save_model
@@ -196,13 +197,18 @@ def test_a_large_image_stays_within_the_memory_it_is_given(cellkit, model, tmp_p
     shutil.rmtree(tmp_path)
 
 
-def test_an_image_too_large_for_its_share_is_named_and_the_others_go_on(model, images, tmp_path):
+def test_an_image_too_large_for_its_share_is_done_in_blocks_or_named_and_the_others_go_on(model, images, tmp_path):
     cv2.imwrite(str(tmp_path / "huge.png"), np.zeros((9000, 9000), np.uint8))
     needed = psutil.Process().memory_info().rss + 1_200_000_000
-    settings = Settings(memory=needed)
-    result = run_batch(recipe_of(model), [tmp_path / "huge.png", images / "0.png"], tmp_path / "out", settings=settings)
+    both, settings = [tmp_path / "huge.png", images / "0.png"], Settings(memory=needed)
+    result = run_batch(recipe_of(model), both, tmp_path / "out", settings=settings)
+    assert result.done == 2
+    assert (tmp_path / "out" / "labels" / "huge.zarr").is_dir()
+    whole = load("cellkit: 1\nname: whole\nsteps: [clahe, otsu, components]\n")
+    result = run_batch(whole, both, tmp_path / "no", settings=settings)
     assert result.done == 1
     assert "9000 x 9000 px need about" in result.failed[0][2]
+    assert "clahe: needs the whole image at once" in result.failed[0][2]
 
 
 def test_bytes_per_pixel_follow_the_layers(model):
