@@ -205,6 +205,7 @@ def test_an_image_too_large_for_its_share_is_done_in_blocks_or_named_and_the_oth
     assert result.done == 2
     assert (tmp_path / "out" / "labels" / "huge.zarr").is_dir()
     whole = load("cellkit: 1\nname: whole\nsteps: [clahe, otsu, components]\n")
+    settings = Settings(memory=psutil.Process().memory_info().rss + 1_200_000_000)
     result = run_batch(whole, both, tmp_path / "no", settings=settings)
     assert result.done == 1
     assert "9000 x 9000 px need about" in result.failed[0][2]
