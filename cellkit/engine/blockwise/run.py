@@ -177,7 +177,7 @@ def _finished(some: Bench, folder: Path) -> dict[str, object]:
 
 def _audited(some: Bench, read: Callable[[Window], np.ndarray], name: str) -> dict[str, float]:
     """Return what the seams of one layer look like. Raises `CellkitError` where objects are cut at them."""
-    seams = audit(some.job, read)
+    seams = audit(some.job, lambda window: read(_inside(window, some.job.shape)))
     straight, limit = seams.straight, max(64.0, _SEAM_SHARE * seams.cuts)
     if seams.excess > limit:
         straight = unexplained(some.job, read, lambda window: some.slide.read(_inside(window, some.job.shape))["raw"])

@@ -20,6 +20,8 @@ __all__ = ["Seams", "audit", "unexplained"]
 _SHORT = 8
 """Pixels: a straight edge counts where it is longer; outlines are rarely straight for so long."""
 _PIECE = 8192
+_BESIDE = (7, 16, 27, 38)
+"""Pixels before a cut at which lines are looked at for comparison."""
 _STEP = 2.0
 """How many times as much as between the lines beside it the picture changes at a seam of its own."""
 
@@ -45,22 +47,24 @@ class Seams:
         return max(0.0, self.straight - self.expected)
 
 
-def audit(job: BlockJob, labels: Read, places: int = 4) -> Seams:
-    """Look along every cut of final labels, and along `places` lines between two cuts."""
+def audit(job: BlockJob, labels: Read) -> Seams:
+    """Look along every cut of final labels, and along lines some pixels beside it."""
     touching: set[int] = set()
     straight = others = pixels = 0
-    steps = [round(job.side * (i + 1) / (places + 1)) for i in range(places)]
+    beside = [step for step in _BESIDE if step < job.side // 2] or [1]
     for axis, cut, start, stop in _cuts(job):
-        for place in (cut, *(cut - step for step in steps)):
-            one, two = _lines(labels, axis, place, start, stop, 1)
+        lines = _lines(labels, axis, cut, start, stop, max(beside) + 1)
+        middle = len(lines) // 2
+        for step in (0, *beside):
+            one, two = lines[middle - step - 1], lines[middle - step]
             edge = sum(end - begin for begin, end in _runs(one, two))
-            if place != cut:
+            if step:
                 others += edge
                 continue
             straight += edge
             pixels += stop - start
             touching.update(np.unique(one[(one == two) & (one > 0)]).tolist())
-    return Seams(len(touching), straight, others / places, pixels)
+    return Seams(len(touching), straight, others / len(beside), pixels)
 
 
 def unexplained(job: BlockJob, labels: Read, image: Read) -> int:
@@ -90,12 +94,16 @@ def _cuts(job: BlockJob) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _lines(read: Read, axis: int, place: int, start: int, stop: int, many: int) -> list[np.ndarray]:
-    """Return `many` lines of pixels on either side of a place, in their order; at an edge the outermost again."""
+    """Return `many` lines of pixels on either side of a place, in their order.
+
+    Behind the place there may be fewer, where the image ends; then its last line stands for them.
+    """
     window = Window(place - many, start, place + many, stop)
     if axis:
         window = Window(start, place - many, stop, place + many)
     block = read(window)
-    return list(block if axis == 0 else np.moveaxis(block, 1, 0))
+    lines = list(block if axis == 0 else np.moveaxis(block, 1, 0))
+    return lines + lines[-1:] * (2 * many - len(lines))
 
 
 def _runs(one: np.ndarray, two: np.ndarray) -> Iterator[tuple[int, int]]:
