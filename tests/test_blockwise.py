@@ -139,7 +139,7 @@ def test_an_object_too_large_for_the_memory_is_named(tmp_path):
         dump(bound.resolved()), "x", (str(tmp_path / "x.npy"),), str(tmp_path / "s"), str(tmp_path / "o"), (200, 200),
         32, 128 * 128, digest="x",
     )  # fmt: skip
-    with Workplace("serial") as place, pytest.raises(StageError, match=r"larger than .* px around its block.*memory"):
+    with Workplace("serial") as place, pytest.raises(StageError, match=r"reaches more than .* px farther.*memory"):
         run_passes(job, place, lambda _: None)
     forget(job)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -144,8 +143,10 @@ class Slide:
         self.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
+        try:  # noqa: SIM105 - contextlib may be gone when the interpreter ends
             self.close()
+        except Exception:
+            pass
 
     def __reduce__(self) -> tuple[Callable[[SlideSpec], Slide], tuple[SlideSpec]]:
         fills = None if self._fills is None else tuple(float(fill) for fill in self._fills)

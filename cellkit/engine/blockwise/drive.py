@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,7 @@ from cellkit.engine.executors import Workplace
 __all__ = ["Progress", "Step", "run_passes"]
 
 _ROOM = 64
-_CROWDED = 0.15
-"""The share of blocks that may have to be done again in a larger window before all are begun with a larger one."""
+"""Pixels around a block, beside what steps reach, in which most of its objects end."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,13 @@ def _blocks(
     """Do what is not done yet."""
     ats = list(ats)
     left = [at for at in ats if not job.file(what, number, at).exists()]
-    done, rooms = len(ats) - len(left), Counter[int]()
+    done = len(ats) - len(left)
     tell(Progress(f"{what} {number}", done, len(ats)))
     failed: BaseException | None = None
-    tasks = (_task(job, what, number, at, rooms, seeds) for at in left if failed is None)
+    tasks = (_task(job, what, number, at, seeds) for at in left if failed is None)
     for _, found in place.map(carry_out, tasks):
         if isinstance(found, Done):
             done += 1
-            rooms[found.room] += 1
             tell(Progress(f"{what} {number}", done, len(ats), found.seconds, found.worker))
         elif failed is None:
             failed = found
@@ -99,21 +96,9 @@ def _task(
     what: str,
     number: int,
     at: tuple[int, int],
-    rooms: Counter[int],
     seeds: dict[tuple[int, int], np.ndarray] | None,
 ) -> Task:
-    return Task(job, number, at, _room(rooms), what, seeds[at].tobytes() if seeds is not None else b"")
-
-
-def _room(rooms: Counter[int]) -> int:
-    """Return with how much room for objects to begin, by what the blocks so far have needed."""
-    total, room = sum(rooms.values()), _ROOM
-    for size in sorted(rooms):
-        larger = sum(count for other, count in rooms.items() if other > room)
-        if total < 4 or larger <= _CROWDED * total:
-            break
-        room = max(room, size)
-    return room
+    return Task(job, number, at, _ROOM, what, seeds[at].tobytes() if seeds is not None else b"")
 
 
 def _merge(some: Bench, now: Pass) -> None:

@@ -83,11 +83,10 @@ class BlockJob:
         top, left = at[0] * self.side, at[1] * self.side
         return Window(top, left, min(top + self.side, self.shape[0]), min(left + self.side, self.shape[1]))
 
-    def window(self, at: tuple[int, int], halo: int, align: int) -> Window:
-        """Return the pixels that block `at` looks at, within the image; its corner is a multiple of `align`."""
-        core = self.core(at)
-        top, left = (max(0, (side - halo) // align * align) for side in (core.top, core.left))
-        return Window(top, left, core.bottom + halo, core.right + halo).clipped(Window(0, 0, *self.shape))
+    def around(self, part: Window, halo: int, align: int) -> Window:
+        """Return `part` and `halo` pixels around it, within the image; its corner is a multiple of `align`."""
+        top, left = (max(0, (side - halo) // align * align) for side in (part.top, part.left))
+        return Window(top, left, part.bottom + halo, part.right + halo).clipped(Window(0, 0, *self.shape))
 
 
 @dataclass(eq=False)

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["BlockSettings", "Sized", "run_image", "size_blocks"]
 
 _ROOM = 64
-_LARGEST = 4096
+_LARGEST = 2048
+"""Beyond this, arrays are so large that the system zeroes fresh memory for each, which costs more than halos do."""
 _SEAM_SHARE = 0.02
 """Straight outline along cuts that is too much: as a share of the length of all cuts, beyond that of other lines."""
 

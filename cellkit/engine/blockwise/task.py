@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
-from cellkit.core.errors import StageError
 from cellkit.core.sample import Layer
 from cellkit.engine._count import histogram
-from cellkit.engine.blockwise.emit import Objects, features_of, find_objects, parents_seen, tables_of
+from cellkit.engine.blockwise.block import Block
+from cellkit.engine.blockwise.emit import features_of, tables_of
 from cellkit.engine.blockwise.job import Bench, BlockJob, bench
 from cellkit.engine.blockwise.joins import join_block, mend
 from cellkit.engine.blockwise.number import number_block
 from cellkit.engine.blockwise.passes import Pass
 from cellkit.engine.blockwise.results import pack, pack_histogram, pack_open, unpack
-from cellkit.engine.blockwise.values import Value
+from cellkit.engine.blockwise.settle import settle
 from cellkit.engine.blockwise.window import Scene, look
 from cellkit.engine.executors import worker_name
 from cellkit.grid.cover import Window
@@ -73,28 +72,10 @@ def carry_out(task: Task) -> Done:
 
 
 def _passed(some: Bench, task: Task) -> tuple[bytes, int]:
-    """Carry out a pass on windows that grow until everything that the block owns is right."""
-    job, now = some.job, some.plan.passes[task.number]
-    core = job.core(task.at)
-    room = task.room if now.objects else 0
-    while True:
-        window = job.window(task.at, now.reach + room, now.align)
-        whole = window == Window(0, 0, *job.shape)
-        scene = _look(some, now, window)
-        objects = _right(some, now, scene, core)
-        if objects is not None:
-            break
-        if whole:
-            raise StageError(f"block {task.at}: the whole image does not settle it; this is a fault of cellkit")
-        room = max(2 * room, 32)
-        height, width = job.window(task.at, now.reach + room, now.align).shape
-        if height * width > job.most:
-            raise StageError(
-                f"an object near row {core.top:,} to {core.bottom:,}, column {core.left:,} to {core.right:,} is larger "
-                f"than {room // 2:,} px around its block, and --memory leaves no room for a larger window; give more "
-                "memory, or part what touches (a higher threshold, `open`) before the step that looks at whole objects"
-            )
-    return pack(_kept(some, now, scene, core, objects)), room
+    """Carry out a pass on a block."""
+    now, core = some.plan.passes[task.number], some.job.core(task.at)
+    shares, room = settle(some, now, core, task.room, lambda window: _look(some, now, window))
+    return pack(_kept(now, Block(some, core, shares))), room
 
 
 def _look(some: Bench, now: Pass, window: Window) -> Scene:
@@ -109,52 +90,33 @@ def _look(some: Bench, now: Pass, window: Window) -> Scene:
     return look(plan, now, window, some.job.shape, (sample, given), (some.networks, some.histograms(now.number)), keep)
 
 
-def _right(some: Bench, now: Pass, scene: Scene, core: Window) -> dict[Value, Objects] | None:
-    """Return the objects of each layer that is numbered, or None where something that the block owns is not right."""
-    inside = core.within(scene.window)
-    objects: dict[Value, Objects] = {}
-    for value in scene.layers:
-        if now.last and value in some.plan.emit:
-            found = find_objects(scene, value, core)
-            if found is None:
-                return None
-            objects[value] = found
-        elif not scene.valid[value].holds(inside):
-            return None
-    return objects if not now.last or parents_seen(some, objects) else None
-
-
-def _kept(
-    some: Bench, now: Pass, scene: Scene, core: Window, objects: Mapping[Value, Objects]
-) -> dict[str, np.ndarray | bytes]:
+def _kept(now: Pass, block: Block) -> dict[str, np.ndarray | bytes]:
     """Write what later passes read, and return what the other blocks need to know."""
-    inside, graph = core.within(scene.window), some.plan.graph
+    some, core, graph = block.some, block.core, block.some.plan.graph
     found: dict[str, np.ndarray | bytes] = {}
     for step, value in now.measure:
-        found |= pack_histogram(f"h{step}", histogram(scene.layers[value].value[inside.slices]))
+        found |= pack_histogram(f"h{step}", histogram(block.layer(value).value))
     joined = {value for number in now.join for value in graph.made_by(number)}
     for value in now.store:
         if value not in joined:
-            some.store.write(value, core, _cut(scene.layers[value], inside))
+            some.store.write(value, core, block.layer(value))
     for number in now.join:
         joining = graph.steps[number]
         first = graph.reads[number][str(joining.bindings[joining.spec.arguments[0].name])]
-        mask, opened = join_block(joining, scene.layers[first].value[inside.slices], core, some.job.shape)
+        mask, opened = join_block(joining, block.layer(first).value, core, some.job.shape)
         (made,) = graph.made_by(number)
         some.store.write(made, core, Layer(graph.kinds[made], mask))
         found |= pack_open(f"j{number}", opened)
     if now.last:
         for value in some.plan.keep:
-            some.store.write(value, core, _cut(scene.layers[value], inside))
-        for value, those in objects.items():
+            some.store.write(value, core, block.layer(value))
+        for value in some.plan.emit:
+            those = block.objects(value)
             some.store.write_array(f"ids-{value.key}", core, those.ids)
             found |= {f"k-{value.key}": those.keys, f"o-{value.key}": those.owned}
-        found |= tables_of(some, scene, objects) | features_of(some, scene, objects)
+        if some.plan.emit:
+            found |= tables_of(block) | features_of(block)
     return found
-
-
-def _cut(layer: Layer, inside: Window) -> Layer:
-    return Layer(layer.kind, layer.value[inside.slices], layer.names)
 
 
 def _mended(some: Bench, task: Task) -> bytes:

@@ -106,6 +106,10 @@ def broken_ids(labels: np.ndarray, where: Validity, sides: Sides) -> np.ndarray:
     ):  # fmt: skip
         broken[part] = True
     if where.bad is not None:
-        broken[labels[where.bad]] = True
+        import cv2
+
+        # What lies beside bad pixels may go on in them, whatever they seem to hold.
+        beside = cv2.dilate(where.bad.view(np.uint8), np.ones((3, 3), np.uint8)).view(bool)
+        broken[labels[beside]] = True
     broken[0] = False
     return broken
