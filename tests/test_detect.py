@@ -96,6 +96,20 @@ def test_the_backend_gives_boxes_where_the_task_is_boxes():
     np.testing.assert_allclose(got.xyxy, wanted["boxes"].numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["faster-rcnn", "mask-rcnn"])
+def test_boxes_keep_their_place_where_the_network_computes_in_bfloat16(name):
+    """A box 1 px wide beyond 256 px has no width in bfloat16, and a proposal without width an infinite loss."""
+    network = tiny(name, 1, 2).train()
+    seen = []
+    network.rpn.register_forward_hook(lambda _module, _inputs, found: seen.extend(found[0]))
+    target = {"boxes": torch.tensor([[508.5, 400.0, 509.5, 470.0], [300.0, 301.0, 340.0, 350.0]])}
+    target |= {"labels": torch.tensor([1, 2]), "masks": torch.ones(2, 512, 512, dtype=torch.uint8)}
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network([torch.rand(1, 512, 512)], [target])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(boxes.dtype == torch.float32 for boxes in seen)
+
+
 def test_what_was_seen_first_does_not_matter():
     """torchvision takes the scale of its features from the first picture, and goes wrong where that is a small one."""
     tile = np.random.default_rng(2).random((1, 1, 90, 70), np.float32)

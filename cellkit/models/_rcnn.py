@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator
@@ -80,9 +81,23 @@ def detector(channels: int, outputs: int, masks: bool, p: Detection) -> nn.Modul
         )
     else:
         network = FasterRCNN(backbone, **settings)
+    network.rpn.box_coder = _WideCoder(network.rpn.box_coder.weights)
+    network.roi_heads.box_coder = _WideCoder(network.roi_heads.box_coder.weights)
     transform = _SameScale if p.min_size is None else GeneralizedRCNNTransform
     network.transform = transform(p.min_size or 0, p.max_size, mean, std)
     return network
+
+
+class _WideCoder(BoxCoder):
+    """Reckons boxes in float32 whatever the network computes in.
+
+    torchvision reckons them in the type of the offsets. As bfloat16, proposals beyond 256 px would lie on every second
+    pixel only, and a box 1 px wide, put among the proposals of a training, could lose its width and with it the loss.
+    """
+
+    def decode_single(self, rel_codes: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """Return the boxes that `boxes` become by the offsets `rel_codes`."""
+        return super().decode_single(_wide(rel_codes), boxes)
 
 
 def _regions(p: Detection, size: int) -> MultiScaleRoIAlign:
