@@ -141,7 +141,7 @@ def test_the_command_trains_folds_and_an_ensemble(cells, tmp_path):
     for number in (1, 2):
         files = {entry.name for entry in (run / f"fold-{number}").iterdir()}
         page = {"report.html", "curves.png", "run.json", "examples.npz"}
-        assert files == {"model.safetensors", "config.yaml", "log.csv", "last.ckpt", "best.ckpt", *page}
+        assert files == {"model.safetensors", "config.yaml", "log.csv", "last.ckpt", "best.ckpt", ".lock", *page}
         card = find_model(str(run / f"fold-{number}" / "model.safetensors")).card
         assert f"fold {number} of 2" in card.data
         assert "audit of 9 images" in card.data

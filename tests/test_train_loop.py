@@ -214,7 +214,7 @@ def test_the_command_trains_with_a_baseline_and_says_so(cells, tmp_path):
     assert "epoch 1 of 1: loss" in done.stderr
     files = {entry.name for entry in (tmp_path / "run").iterdir()}
     page = {"report.html", "curves.png", "run.json", "examples.npz", "audit.json"}
-    assert files == {"model.safetensors", "config.yaml", "log.csv", "last.ckpt", "best.ckpt", *page}
+    assert files == {"model.safetensors", "config.yaml", "log.csv", "last.ckpt", "best.ckpt", ".lock", *page}
     assert (tmp_path / "run" / "config.yaml").read_text() == path.read_text()
     again = CliRunner().invoke(cli, ["train", str(path), "-o", str(tmp_path / "run")])
     assert again.exit_code == 2
