@@ -164,7 +164,7 @@ main()
 def test_a_killed_grid_goes_on_where_it_was(grid, tmp_path, monkeypatch):
     from cellkit.core import registry
 
-    monkeypatch.setattr(registry, "_digests", {})  # what other tests have loaded into this process, but not into the next
+    monkeypatch.setattr(registry, "_digests", {})  # what other tests have loaded into this process
     path, out = grid(cells=[{"name": "base"}, SLOWER], baseline="base"), tmp_path / "out"
     command = [sys.executable, "-c", KILLED, "grid", str(path), "-o", str(out), "--device", "cpu"]
     assert subprocess.run(command, timeout=300, check=False, capture_output=True).returncode == -signal.SIGKILL
