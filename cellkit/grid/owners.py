@@ -17,6 +17,7 @@ import numpy as np
 
 from cellkit.core import Boxes, Instances
 from cellkit.grid.cover import Tile, Window, columns_of, earlier_neighbours
+from cellkit.grid.groups import groups
 
 __all__ = ["enter_boxes", "enter_instances", "own_boxes", "own_instances"]
 
@@ -227,9 +228,6 @@ def _matched(
     boxes: Boxes, bounds: np.ndarray, tiles: tuple[Tile, ...], outer: tuple[int, int], overlap: Overlap
 ) -> np.ndarray:
     """Return the group of each box: those that neighbouring tiles agree to be one object share a number."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     image = Window(0, 0, *outer)
     columns = columns_of(tiles)
     edges = [np.zeros((2, 0), np.intp)]
@@ -243,8 +241,7 @@ def _matched(
             if len(one) and len(two):
                 edges.append(_partners(boxes, one, two, region, overlap))
     a, b = np.concatenate(edges, axis=1)
-    graph = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(len(boxes), len(boxes)))
-    return connected_components(graph, directed=False)[1] if len(boxes) else np.zeros(0, np.intp)
+    return groups(len(boxes), a, b)[1]
 
 
 def _partners(boxes: Boxes, one: np.ndarray, two: np.ndarray, region: Window, overlap: Overlap) -> np.ndarray:

@@ -29,6 +29,7 @@ import numpy as np
 
 from cellkit.core import KindError
 from cellkit.grid.cover import Tile, Window, columns_of, earlier_neighbours
+from cellkit.grid.groups import groups
 
 __all__ = ["join_labels"]
 
@@ -95,7 +96,7 @@ def join_labels(shape: tuple[int, int], tiles: tuple[Tile, ...], crops: Iterable
         edges = _same_object(_concatenated(runs), stride)
     else:
         edges = _touching(out, tiles)
-    _, objects = _groups(count + 1, *edges)
+    _, objects = groups(count + 1, *edges)
     return _numbered(out, objects)
 
 
@@ -168,7 +169,7 @@ def _same_object(runs: _Runs, stride: int) -> tuple[np.ndarray, np.ndarray]:
     areas, crossing, fragments = [], [], []
     for label in (runs.a, runs.b):
         linked = (label[upper] == label[lower]) & (label[upper] > 0)
-        count, fragment = _groups(len(label), upper[linked], lower[linked])
+        count, fragment = groups(len(label), upper[linked], lower[linked])
         areas.append(np.bincount(fragment, length, count))
         crossing.append((np.bincount(fragment, runs.in_a, count) > 0) & (np.bincount(fragment, runs.in_b, count) > 0))
         fragments.append(fragment)
@@ -214,17 +215,6 @@ def _contacts(one: np.ndarray, two: np.ndarray) -> Iterator[np.ndarray]:
         touch = (a > 0) & (b > 0)
         touch[1:] &= (a[1:] != a[:-1]) | (b[1:] != b[:-1])  # the first pixel of each contact is enough
         yield np.stack([a[touch], b[touch]]).astype(np.int64)
-
-
-def _groups(count: int, one: np.ndarray, two: np.ndarray) -> tuple[int, np.ndarray]:
-    """Return the number of groups that the edges make of `count` nodes, and the group of each node."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    if count == 0:
-        return 0, np.zeros(0, np.int32)
-    graph = coo_matrix((np.ones(len(one), bool), (one, two)), shape=(count, count))
-    return connected_components(graph, directed=False)
 
 
 def _numbered(labels: np.ndarray, objects: np.ndarray) -> np.ndarray:

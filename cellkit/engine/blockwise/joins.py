@@ -16,6 +16,7 @@ import numpy as np
 from cellkit.core.check import BoundStep
 from cellkit.core.errors import KindError, StageError
 from cellkit.grid.cover import Window
+from cellkit.grid.groups import groups
 
 __all__ = ["JOINS", "Open", "decide", "join_block", "joins", "mend"]
 
@@ -76,9 +77,6 @@ def connectivity(step: BoundStep) -> int:
 
 def decide(step: BoundStep, blocks: Mapping[tuple[int, int], Open]) -> dict[tuple[int, int], np.ndarray]:
     """Return, for each block (row, column) to be mended, the seeds of its pieces that no part anywhere marks."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     offset, total = {}, 0
     for at, some in blocks.items():
         offset[at] = total
@@ -101,9 +99,7 @@ def decide(step: BoundStep, blocks: Mapping[tuple[int, int], Open]) -> dict[tupl
                 if one and two:
                     edges.append(np.array([[own + one - 1], [offset[row + dy, column + dx] + two - 1]], np.int64))
     a, b = np.concatenate(edges, axis=1)
-    count, group = connected_components(
-        coo_matrix((np.ones(len(a), bool), (a, b)), shape=(total, total)), directed=False
-    )
+    count, group = groups(total, a, b)
     marks = np.zeros(count, bool)
     marks[group[np.concatenate([some.marked for some in blocks.values()])]] = True
     found = {}
