@@ -115,7 +115,9 @@ def write_json(path: Path, result: Result) -> None:
         "without_truth": list(result.without_truth),
         "per_image": report.per_image,
     }
-    _write(path, json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
+    from cellkit.metrics.report import finite
+
+    _write(path, json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
 
 
 def _part(report: Report) -> dict[str, Any]:
@@ -153,15 +155,6 @@ def _text(value: float) -> str:
 
 def _span(ends: Sequence[float] | None) -> str:
     return "" if ends is None or math.isnan(ends[0]) else f"{_text(ends[0])} to {_text(ends[1])}"
-
-
-def _finite(value: Any) -> Any:
-    """Return `value` with None for every NaN and infinity, which JSON has no word for."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,7 +12,10 @@ import numpy as np
 from cellkit.core.errors import UsageError, suggest
 from cellkit.metrics.pooling import Empty, S, drawn, ends, image_means, resampled, stacked, total
 
-__all__ = ["EMPTY_TEXT", "POOLING_TEXT", "Interval", "Pooling", "Protocol", "Report", "Settings", "Summary", "summary"]
+__all__ = [
+    "EMPTY_TEXT", "POOLING_TEXT", "Interval", "Pooling", "Protocol", "Report", "Settings", "Summary", "finite",
+    "summary",
+]  # fmt: skip
 
 Interval = tuple[float, float]
 Pooling = Literal["set", "images"]
@@ -174,3 +177,12 @@ def summary(
         {name: spans[f"means {name}"] for name in names},
         draws if settings.draws else {},
     )
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with None for every NaN and infinity inside, which JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

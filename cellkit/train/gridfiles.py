@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cellkit.metrics.report import finite
 from cellkit.report.gridtable import STATES, Row, csv_text, marginals, markdown
 from cellkit.report.runs import Run, spread
 from cellkit.train.gridfile import Grid
@@ -55,7 +55,7 @@ class GridReport:
             "by": {key: [asdict(one) for one in some] for key, some in every.items()},
             "notes": list(self.notes),
         }
-        return dict(_plain(found))
+        return dict(finite(found))
 
 
 def _row(row: Row) -> dict[str, Any]:
@@ -94,14 +94,6 @@ def _row(row: Row) -> dict[str, Any]:
         "parameters": row.parameters,
         "notes": list(row.notes),
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_grid(report: GridReport, runs: Sequence[tuple[str, Run]]) -> list[str]:

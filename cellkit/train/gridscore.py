@@ -18,6 +18,7 @@ from cellkit.io import atomic
 from cellkit.io.datasets import Pair
 from cellkit.metrics import PROTOCOLS, Protocol, Report, Settings
 from cellkit.metrics.pooling import image_means, total, weights
+from cellkit.metrics.report import finite
 from cellkit.models import Card, find_model, load_network, measure_context
 from cellkit.train._objectscore import FIFTY, documents
 from cellkit.train.config import TrainConfig
@@ -101,15 +102,8 @@ def score_part(config: TrainConfig, parts: Parts, found: Weights, device: torch.
     card = replace(card, recipe=config.plain_card.recipe)
     pairs = sorted(parts.val, key=lambda pair: pair.name)  # so that all cells draw the same images
     with Validator(replace(config, baseline=None), pairs, parts.gives, card, device) as validator:
-        kept: dict[str, Any] = {}
         protocol = validator.protocol
-
-        def make(counts: Mapping[str, Any], settings: Settings) -> Report:
-            kept.update(counts)
-            return protocol.make(counts, settings)
-
-        validator.protocol = replace(protocol, make=make)
-        report, failed = validator.score(network)
+        report, failed, kept = validator.counted(network)
         draws = _draws(validator, report, kept, place)
     return PartScore(
         source=source_of(config, found),
@@ -183,7 +177,7 @@ def _classes(report: Report, protocol: Protocol, card: Card) -> dict[str, float]
 
 def write_scores(path: Path, scores: Sequence[PartScore | None]) -> None:
     """Write the scores of a cell, one for each fold, None where there is none yet."""
-    plain = [None if one is None else _plain(asdict(one)) for one in scores]
+    plain = [None if one is None else finite(asdict(one)) for one in scores]
     with atomic(path) as temporary:
         text = json.dumps({"cellkit_scores": _VERSION, "parts": plain}, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8", newline="")
@@ -203,15 +197,6 @@ def read_scores(path: Path, count: int) -> list[PartScore | None]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: cannot be read as scores: {type(error).__name__}: {error}; remove it") from error
     return found if len(found) == count else [None] * count
-
-
-def _plain(value: Any) -> Any:
-    """Return a value for JSON: what is no number is None."""
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,21 @@ class Validator:
             loaded.close()
             torch.set_num_threads(threads)
 
+    def counted(self, network: torch.nn.Module) -> tuple[Report, list[str], dict[str, Any]]:
+        """As `score`, with the counts by image that the report was made of."""
+        kept: dict[str, Any] = {}
+        protocol = self.protocol
+
+        def make(counts: Mapping[str, Any], settings: Settings) -> Report:
+            kept.update(counts)
+            return protocol.make(counts, settings)
+
+        self.protocol = replace(protocol, make=make)
+        try:
+            return *self.score(network), kept
+        finally:
+            self.protocol = protocol
+
     def baseline(self, recipe: Recipe) -> tuple[Report, list[str]]:
         """Return the report on another recipe, on the same images by the same score.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cellkit.core.errors import CellkitError, UsageError
-from cellkit.metrics import PROTOCOLS, Protocol, Report, Settings
+from cellkit.metrics import PROTOCOLS, Protocol, Report
 from cellkit.metrics.pooling import ends, total, weights
 from cellkit.models import find_model, load_network
 from cellkit.models.device import choose_device
@@ -170,16 +170,8 @@ def _measured(trainings: Trainings, found: Trial, device: Any, tried: int) -> _M
 def _scored(config: TrainConfig, parts: Parts, model: Path, device: Any) -> _Scored:
     located = find_model(str(model))
     with Validator(config, parts.val, parts.gives, located.card, device) as validator:
-        kept: dict[str, Any] = {}
-        protocol = validator.protocol
-
-        def make(counts: Mapping[str, Any], settings: Settings) -> Report:
-            kept.update(counts)
-            return protocol.make(counts, settings)
-
-        validator.protocol = replace(protocol, make=make)
-        report, _ = validator.score(load_network(located))
-    return _Scored(report, kept, protocol)
+        report, _, kept = validator.counted(load_network(located))
+        return _Scored(report, kept, validator.protocol)
 
 
 def _metric(config: TrainConfig, parts: Parts, device: Any) -> str:
