@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cellkit.engine.executors import Kind
     from cellkit.io import Source
 
-__all__ = ["BatchResult", "Job", "Outcome", "Settings", "most_of", "run_batch", "worked"]
+__all__ = ["BatchResult", "Job", "Outcome", "Settings", "open_job", "run_batch", "worked"]
 
 STATE_FOLDER = ".cellkit"
 
@@ -129,11 +129,7 @@ def run_batch(
     networks = open_networks(bound, settings, len(sources))
     folder = _prepare(Path(out))
     started = perf_counter()
-    digest = _digest_recipe(bound, networks)
-    room = divide_memory(networks, settings)
-    most = most_of(room, settings)
-    reader = Reader(bound, folder, digest, Room(room), most, settings.level, settings.mpp)
-    job = Job(bound, folder, folder / STATE_FOLDER / "tmp", digest, reader, networks)
+    job = open_job(bound, folder, _digest_recipe(bound, networks), networks, settings)
     with (
         closing(networks),
         Manifest(folder / STATE_FOLDER) as manifest,
@@ -160,7 +156,7 @@ def run_batch(
     return result
 
 
-def most_of(room: int | None, settings: Settings) -> int:
+def _most_of(room: int | None, settings: Settings) -> int:
     """Return the bytes that one image and its layers may take before it is done in blocks."""
     if settings.blocks is not None:
         return 0
@@ -185,6 +181,14 @@ class Job:
     digest: str
     reader: Reader
     networks: Networks
+
+
+def open_job(bound: Plan, folder: Path, digest: str, networks: Networks, settings: Settings) -> Job:
+    """Return what the images of a run in `folder` need, in this process."""
+    room = divide_memory(networks, settings)
+    most = _most_of(room, settings)
+    reader = Reader(bound, folder, digest, Room(room), most, settings.level, settings.mpp)
+    return Job(bound, folder, folder / STATE_FOLDER / "tmp", digest, reader, networks)
 
 
 class _Tally:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from cellkit.core.errors import CellkitError, UsageError
 
-__all__ = ["Kind", "Lost", "Workplace", "quiet_worker", "worker_name"]
+__all__ = ["Kept", "Kind", "Lost", "Workplace", "ready_worker", "worker_name"]
 
 Kind = Literal["serial", "threads", "processes", "dask"]
 T = TypeVar("T")
@@ -170,10 +170,37 @@ class Workplace:
         self._executor = self._client.get_executor(pure=False, retries=0)
 
 
-def quiet_worker() -> None:
-    """In a process that is one worker of several, let OpenCV and torch use one thread each."""
+class Kept(Generic[R]):
+    """What a worker has opened and keeps for the next piece of work: at most `most` things, the newest."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._kept: dict[Hashable, R] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, open_it: Callable[[], R]) -> R:
+        """Return what is kept under `key`, opening it the first time."""
+        with self._lock:
+            if key not in self._kept:
+                while len(self._kept) >= self.most:
+                    self._kept.pop(next(iter(self._kept)))
+                self._kept[key] = open_it()
+            return self._kept[key]
+
+    def pop(self, key: Hashable) -> R | None:
+        """Keep it no longer, and return it."""
+        with self._lock:
+            return self._kept.pop(key, None)
+
+
+def ready_worker(plugins: Sequence[str]) -> None:
+    """Make a process that may be one worker of several ready: stages from files, OpenCV with one thread of its own."""
     import multiprocessing
 
+    from cellkit.core import registry
+
+    for path in plugins:
+        registry.load_file(path)
     if multiprocessing.parent_process() is None:
         return
     import cv2

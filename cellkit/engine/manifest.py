@@ -25,7 +25,6 @@ CREATE TABLE IF NOT EXISTS tables (
     image TEXT, output TEXT, part INTEGER, rows BLOB, PRIMARY KEY (image, output, part)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS progress (
     image TEXT PRIMARY KEY, stage TEXT, done INTEGER, total INTEGER, seconds REAL, worker TEXT, at REAL);
-CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT);
 """
 _COLUMNS = "name, source, recipe, digest, status, reason, seconds, facts, files"
 _VERSION = 2
@@ -190,13 +189,6 @@ class Manifest:
         """Note how far an image done in blocks has come: stage, blocks done, of how many, seconds, worker."""
         with self._transaction():
             self.db.execute("INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?)", (image, *told, time.time()))
-
-    def note(self, **facts: Any) -> None:
-        """Note facts of the run as a whole, for `cellkit status`."""
-        with self._transaction():
-            self.db.executemany(
-                "INSERT OR REPLACE INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()]
-            )
 
     def others(self) -> int:
         """Count images of earlier runs, not of this one, whose results still lie in the folder."""

@@ -16,10 +16,20 @@ from cellkit.engine.execute import live
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from cellkit.formats.objects import ObjectSet
 
-__all__ = ["counts", "encode", "layers_for", "makes_coco", "objects_of", "table_outputs", "write_image_outputs"]
+__all__ = [
+    "arrow_bytes",
+    "counts",
+    "encode",
+    "layers_for",
+    "makes_coco",
+    "objects_of",
+    "table_outputs",
+    "write_image_outputs",
+]
 
 _PER_RUN = ("table", "boxes", "instances")
 
@@ -90,21 +100,27 @@ def counts(plan: Plan, sample: Sample) -> dict[str, int]:
 
 def encode(plan: Plan, sample: Sample) -> dict[str, bytes]:
     """Return the rows of every table output of one image as Arrow streams, and its part of a COCO data set."""
-    import pyarrow as pa
-
     encoded = {}
     for name in table_outputs(plan):
-        frame = _codes(plan, sample) if _is_made(plan, name) else _frame(sample[name])
-        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        encoded[name] = sink.getvalue().to_pybytes()
+        encoded[name] = arrow_bytes(_codes(plan, sample) if _is_made(plan, name) else _frame(sample[name]))
     if makes_coco(plan):
         from cellkit.formats.coco import encode_dataset
 
         encoded["coco"] = encode_dataset([_objects(plan, sample, "coco")]).encode("utf-8")
     return encoded
+
+
+def arrow_bytes(rows: pd.DataFrame | pa.Table) -> bytes:
+    """Return rows as an Arrow stream, without their index."""
+    import pyarrow as pa
+
+    table = rows
+    if not isinstance(rows, pa.Table):
+        table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _distinct(labels: np.ndarray, top: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +9,10 @@ from typing import TYPE_CHECKING
 
 from cellkit.core.check import plan
 from cellkit.core.recipe import dump, load
-from cellkit.engine.batch import Job, Outcome, Settings, most_of, worked
-from cellkit.engine.executors import Workplace, quiet_worker, worker_name
-from cellkit.engine.footprint import Room
+from cellkit.engine.batch import Job, Outcome, Settings, open_job, worked
+from cellkit.engine.executors import Kept, Workplace, ready_worker, worker_name
 from cellkit.engine.manifest import Manifest, Record
-from cellkit.engine.networks import divide_memory, networks_for
-from cellkit.engine.reading import Reader
+from cellkit.engine.networks import networks_for
 
 if TYPE_CHECKING:
     from cellkit.io import Source
@@ -64,7 +60,7 @@ def outcomes_elsewhere(
 
 def run_errand(errand: Errand) -> list[Outcome]:
     """Do the images of an errand, one after another."""
-    job = _job(errand)
+    job = _jobs.get((errand.digest, errand.folder), lambda: _opened(errand))
     found = []
     for source, before in zip(errand.sources, errand.before, strict=True):
         reading = job.reader.read(source, before)
@@ -78,30 +74,12 @@ def run_errand(errand: Errand) -> list[Outcome]:
     return found
 
 
-_jobs: dict[str, Job] = {}
-_lock = threading.Lock()
-
-
-def _job(errand: Errand) -> Job:
-    """Return what this process has opened for a run, opening it the first time."""
-    key = json.dumps([errand.digest, errand.folder])
-    with _lock:
-        if key not in _jobs:
-            _jobs.clear()
-            _jobs[key] = _opened(errand)
-        return _jobs[key]
+_jobs: Kept[Job] = Kept(1)
 
 
 def _opened(errand: Errand) -> Job:
-    from cellkit.core import registry
-
-    quiet_worker()
     settings = errand.settings
-    for path in settings.plugins:
-        registry.load_file(path)
+    ready_worker(settings.plugins)
     bound = plan(load(errand.recipe))
     networks = networks_for(bound, settings.device, settings.compiled, alone=False)
-    room = divide_memory(networks, settings)
-    folder = Path(errand.folder)
-    reader = Reader(bound, folder, errand.digest, Room(room), most_of(room, settings), settings.level, settings.mpp)
-    return Job(bound, folder, folder / ".cellkit" / "tmp", errand.digest, reader, networks)
+    return open_job(bound, Path(errand.folder), errand.digest, networks, settings)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellkit.core.errors import UsageError
+from cellkit.engine.lock import held
 
 __all__ = ["Blocks", "Status", "read_status"]
 
@@ -102,12 +103,8 @@ def _held(folder: Path) -> bool:
     path = folder / ".cellkit" / "lock"
     if not path.is_file():
         return False
-    lock = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
-        lock.execute("BEGIN EXCLUSIVE")
-        lock.execute("ROLLBACK")
-    except sqlite3.OperationalError:
+        with held(path, "held"):
+            return False
+    except UsageError:
         return True
-    finally:
-        lock.close()
-    return False

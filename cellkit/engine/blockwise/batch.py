@@ -34,8 +34,6 @@ def block_outcomes(
     on_block: Callable[[str, Progress], None] | None,
 ) -> Iterator[Outcome]:
     """Yield what becomes of the images `large`, with the reason why each does not fit."""
-    if not large:
-        return
     with Workplace(settings.pool, settings.workers, settings.scheduler) as place:
         memory = job.reader.room.limit or min(psutil.virtual_memory().total // 4, _MOST)
         lanes = (place.workers or os.cpu_count() or 1) if place.shares_memory else 1

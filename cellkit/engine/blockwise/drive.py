@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,6 @@ from cellkit.engine.blockwise.task import Done, Task, carry_out
 from cellkit.engine.executors import Workplace
 
 __all__ = ["Progress", "Step", "run_passes"]
-
-_ROOM = 64
-"""Pixels around a block, beside what steps reach, in which most of its objects end."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def _task(
     at: tuple[int, int],
     seeds: dict[tuple[int, int], np.ndarray] | None,
 ) -> Task:
-    return Task(job, number, at, _ROOM, what, seeds[at].tobytes() if seeds is not None else b"")
+    return Task(job, number, at, what, seeds[at].tobytes() if seeds is not None else b"")
 
 
 def _merge(some: Bench, now: Pass) -> None:
@@ -123,7 +119,7 @@ def _mend(some: Bench, place: Workplace, now: Pass, number: int, tell: Step) -> 
     opened = {}
     for at in _all(job):
         block = unpack_open(f"j{number}", some.result("pass", now.number, at))
-        if len(block.seed) or math.prod(job.grid) == 1:
+        if len(block.seed):
             opened[at] = block
     wanted = decide(some.plan.graph.steps[number], opened)
     if wanted:

@@ -13,7 +13,7 @@ from cellkit.core.sample import Layer
 from cellkit.engine.blockwise.block import Block
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.execute import apply
-from cellkit.engine.outputs import objects_of
+from cellkit.engine.outputs import arrow_bytes, objects_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,9 +57,9 @@ def tables_of(block: Block) -> dict[str, bytes]:
                 frame = frame.assign(parent=keys[frame["parent"].to_numpy().astype(np.int64)])
         (made,) = graph.made_by(number)
         frames[made] = Layer(KINDS["table"], frame)
-        found[f"t{number}"] = _stream(frame)
+        found[f"t{number}"] = arrow_bytes(frame)
     if "rle" in bound.outputs and "rle" not in bound.layers:
-        found["t-rle"] = _stream(_rle(block, graph.ends[objects_of(bound, "rle")]))
+        found["t-rle"] = arrow_bytes(_rle(block, graph.ends[objects_of(bound, "rle")]))
     return found
 
 
@@ -76,17 +76,7 @@ def features_of(block: Block) -> dict[str, bytes]:
     value = plan.graph.ends[objects_of(plan.bound, "geojson")]
     those = ObjectSet.of_labels(block.drawn(value), name=block.some.job.name)
     texts = geometries(those, (block.canvas.top, block.canvas.left))
-    return {f"g-{value.key}": _stream(pd.DataFrame({"label": those.ids, "geometry": pd.Series(texts, dtype=str)}))}
-
-
-def _stream(frame: pd.DataFrame) -> bytes:
-    import pyarrow as pa
-
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return bytes(sink.getvalue().to_pybytes())
+    return {f"g-{value.key}": arrow_bytes(pd.DataFrame({"label": those.ids, "geometry": pd.Series(texts, dtype=str)}))}
 
 
 def _moved(frame: pd.DataFrame, block: Block) -> pd.DataFrame:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
 from cellkit.engine.blockwise.results import unpack, unpack_histogram
 from cellkit.engine.blockwise.store import CHUNK, Store
 from cellkit.engine.blockwise.values import Value
+from cellkit.engine.executors import Kept, ready_worker
 from cellkit.engine.networks import Networks
 from cellkit.grid.cover import Window
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Bench", "BlockJob", "bench"]
 
-_KEPT = 2
 _RESULTS = 24
 
 
@@ -54,7 +54,6 @@ class BlockJob:
     mpp: float | None = None
     device: str = "auto"
     compiled: bool = False
-    memory: int | None = None
     plugins: tuple[str, ...] = ()
     fields: tuple[tuple[str, str], ...] = ()
     channels: tuple[str, ...] = ()
@@ -113,8 +112,9 @@ class Bench:
             self._histograms[number] = found
         return self._histograms[number]
 
+    @cached_property
     def starts(self) -> Mapping[str, np.ndarray]:
-        """Return, for every numbered layer, how many objects the blocks before each own, and at the end of all."""
+        """For every numbered layer, how many objects the blocks before each own, and at the end of all."""
         return unpack((Path(self.job.folder) / "starts.npz").read_bytes())
 
     def result(self, what: str, number: int, at: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -132,39 +132,27 @@ class Bench:
         return found
 
 
-_benches: dict[str, Bench] = {}
-_lock = threading.Lock()
+_benches: Kept[Bench] = Kept(2)
 
 
 def bench(job: BlockJob) -> Bench:
     """Return what this process has opened for `job`, opening it the first time."""
-    key = json.dumps([job.digest, job.folder])
-    with _lock:
-        if key not in _benches:
-            while len(_benches) >= _KEPT:
-                _benches.pop(next(iter(_benches)))
-            _benches[key] = _opened(job)
-        return _benches[key]
+    return _benches.get((job.digest, job.folder), lambda: _opened(job))
 
 
 def forget(job: BlockJob) -> None:
     """Close what this process has opened for `job`."""
-    with _lock:
-        found = _benches.pop(json.dumps([job.digest, job.folder]), None)
+    found = _benches.pop((job.digest, job.folder))
     if found is not None:
         found.slide.close()
 
 
 def _opened(job: BlockJob) -> Bench:
-    from cellkit.core import registry
-    from cellkit.engine.executors import quiet_worker
     from cellkit.engine.networks import networks_for
     from cellkit.io.slides import open_slide
     from cellkit.io.sources import Source
 
-    quiet_worker()
-    for path in job.plugins:
-        registry.load_file(path)
+    ready_worker(job.plugins)
     bound = plan(load(job.recipe))
     source = Source(job.name, tuple(map(Path, job.paths)), dict(job.fields), job.channels)
     slide = open_slide(source, bound.recipe.read_options, level=job.level, mpp=job.mpp)

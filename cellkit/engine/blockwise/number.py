@@ -52,18 +52,16 @@ def numbers_of(some: Bench, start: np.ndarray, value: Value, keys: np.ndarray) -
     return result
 
 
-def number_block(some: Bench, at: tuple[int, int]) -> dict[str, np.ndarray | bytes]:
-    """Write the final labels of one block, and return what its seams look like."""
+def number_block(some: Bench, at: tuple[int, int]) -> None:
+    """Write the final labels of one block."""
     from cellkit.engine.blockwise.outputs import label_store
 
     core = some.job.core(at)
-    start, block = some.starts(), some.result("pass", some.plan.passes[-1].number, at)
-    found: dict[str, np.ndarray | bytes] = {}
+    start, block = some.starts, some.result("pass", some.plan.passes[-1].number, at)
     for value in some.plan.emit:
-        numbers = np.concatenate([[0], numbers_of(some, start[value.key], value, block[f"k-{value.key}"])])
         if value.name not in some.plan.bound.outputs:
             continue
+        numbers = np.concatenate([[0], numbers_of(some, start[value.key], value, block[f"k-{value.key}"])])
         ids = some.store.read_array(f"ids-{value.key}", core)
         store = label_store(some, value, int(start[value.key][-1]))
         store.write(core, numbers[ids].astype(store.dtype))
-    return found

@@ -28,8 +28,6 @@ def label_store(some: Bench, value: Value, count: int) -> LabelStore:
     from cellkit.io.omezarr import LabelStore
 
     job, dtype = some.job, np.uint32 if count <= _MOST_32 else np.uint64
-    if some.plan.graph.kinds[value].name != "labels":
-        dtype = np.uint16
     size = some.slide.info.pixel_size
     return LabelStore.create(job.result(value), job.shape, dtype, (job.chunk, job.chunk), size, value.name)
 
@@ -67,7 +65,7 @@ def _numbered(some: Bench, number: int | None, index: int, table: pa.Table) -> p
     import pyarrow as pa
 
     graph = some.plan.graph
-    start = some.starts()
+    start = some.starts
     counted = graph.ends[objects_of(some.plan.bound, "rle")] if number is None else _counted(some, number)
     label = table["label"].to_numpy() + start[counted.key][index]
     table = table.set_column(table.column_names.index("label"), "label", pa.array(label, pa.int64()))
@@ -95,7 +93,7 @@ def write_features(some: Bench, value: Value, path: Path) -> None:
     from cellkit.formats import geojson
     from cellkit.io import atomic
 
-    start = some.starts()[value.key]
+    start = some.starts[value.key]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         head, tail = geojson.around(some.job.name, some.job.shape, some.slide.info.pixel_size)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +18,14 @@ from cellkit.engine.blockwise.drive import Step, run_passes
 from cellkit.engine.blockwise.job import Bench, BlockJob, forget
 from cellkit.engine.blockwise.outputs import label_store, rows, write_features
 from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
-from cellkit.engine.blockwise.seams import audit, unexplained
-from cellkit.engine.blockwise.store import CHUNK, scratch_bytes
+from cellkit.engine.blockwise.seams import Read, audit, unexplained
+from cellkit.engine.blockwise.settle import ROOM
+from cellkit.engine.blockwise.store import CHUNK
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.footprint import bytes_per_pixel
 from cellkit.engine.manifest import Record
-from cellkit.engine.outputs import layers_for, objects_of, table_outputs
-from cellkit.grid.cover import Window
+from cellkit.engine.outputs import arrow_bytes, layers_for, objects_of, table_outputs
+from cellkit.engine.reading import size_of
 
 if TYPE_CHECKING:
     from cellkit.engine.executors import Workplace
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockSettings", "Sized", "run_image", "size_blocks"]
 
-_ROOM = 64
 _LARGEST = 2048
 """Beyond this, arrays are so large that the system zeroes fresh memory for each, which costs more than halos do."""
 _SEAM_SHARE = 0.02
@@ -72,7 +72,7 @@ def size_blocks(plan: BlockPlan, channels: int, settings: BlockSettings) -> Size
     """
     each = bytes_per_pixel(plan.bound, layers_for(plan.bound), channels)
     most = settings.bytes // settings.lanes // each
-    reach = max(some.reach for some in plan.passes) + _ROOM
+    reach = max(some.reach for some in plan.passes) + ROOM
     if settings.side is not None:
         chunk = CHUNK if settings.side >= CHUNK else 16
         step = int(np.lcm(chunk, plan.align))
@@ -127,10 +127,9 @@ def run_image(
     _forget_others(scratch, record.name, Path(job.folder))
     try:
         some = run_passes(job, place, tell)
-        done = _finished(some, folder)
+        return _finished(some, record, folder)
     finally:
         forget(job)
-    return replace(record, status="done", **done)  # type: ignore[arg-type]
 
 
 def clear(folder: Path, name: str) -> None:
@@ -149,11 +148,11 @@ def _forget_others(scratch: Path, name: str, own: Path | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _finished(some: Bench, folder: Path) -> dict[str, object]:
-    """Finish the stores, audit the seams, and return what the record says."""
-    job, plan, start = some.job, some.plan, some.starts()
+def _finished(some: Bench, record: Record, folder: Path) -> Record:
+    """Finish the stores, audit the seams, and return the record of an image that is done."""
+    job, plan, start = some.job, some.plan, some.starts
     files: dict[str, int] = {}
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "objects": {v.name: int(start[v.key][-1]) for v in plan.emit if plan.graph.ends.get(v.name) == v},
         "height": job.shape[0], "width": job.shape[1], "pixel_size": some.slide.info.pixel_size,
         "notes": _notes(some), "fields": dict(job.fields),
@@ -164,7 +163,7 @@ def _finished(some: Bench, folder: Path) -> dict[str, object]:
             store = label_store(some, value, int(start[value.key][-1]))
             seams[value.name] = _audited(some, store.read, value.name)
             store.finish()
-            files[f"{value.name}/{job.name}.zarr"] = scratch_bytes(store.path)
+            files[f"{value.name}/{job.name}.zarr"] = size_of(store.path)
     for value in plan.keep:
         files[f"{value.name}/{job.name}.zarr"] = _kept(some, value)
     if "geojson" in plan.bound.outputs:
@@ -173,15 +172,15 @@ def _finished(some: Bench, folder: Path) -> dict[str, object]:
         write_features(some, layer, path)
         files[f"geojson/{job.name}.geojson"] = path.stat().st_size
     facts["seams"] = seams
-    return {"facts": facts, "files": files, "tables": _tables(some)}
+    return replace(record, status="done", facts=facts, files=files, tables=_tables(some))
 
 
-def _audited(some: Bench, read: Callable[[Window], np.ndarray], name: str) -> dict[str, float]:
+def _audited(some: Bench, read: Read, name: str) -> dict[str, float]:
     """Return what the seams of one layer look like. Raises `CellkitError` where objects are cut at them."""
-    seams = audit(some.job, lambda window: read(_inside(window, some.job.shape)))
+    seams = audit(some.job, read)
     straight, limit = seams.straight, max(64.0, _SEAM_SHARE * seams.cuts)
     if seams.excess > limit:
-        straight = unexplained(some.job, read, lambda window: some.slide.read(_inside(window, some.job.shape))["raw"])
+        straight = unexplained(some.job, read, lambda window: some.slide.read(window)["raw"])
     if straight - seams.expected > limit:
         raise CellkitError(
             f"{name}: objects are cut at the seams: {straight:,} px of straight outline along {seams.cuts:,} px of "
@@ -189,10 +188,6 @@ def _audited(some: Bench, read: Callable[[Window], np.ndarray], name: str) -> di
         )
     expected = round(seams.expected, 1)
     return {"touching": seams.touching, "straight": straight, "expected": expected, "cuts_px": seams.cuts}
-
-
-def _inside(window: Window, shape: tuple[int, int]) -> Window:
-    return window.clipped(Window(0, 0, *shape))
 
 
 def _notes(some: Bench) -> list[str]:
@@ -210,25 +205,16 @@ def _notes(some: Bench) -> list[str]:
 def _kept(some: Bench, value: Value) -> int:
     """Move a layer that is no labels to where the run's results lie."""
     path = some.job.result(value)
-    source = Path(some.job.folder) / "layers" / value.key
+    source = some.store.folder / value.key
     path.parent.mkdir(parents=True, exist_ok=True)
     if source.exists():
         shutil.rmtree(path, ignore_errors=True)
         source.rename(path)
-    return scratch_bytes(path)
+    return size_of(path)
 
 
 def _tables(some: Bench) -> dict[str, Iterator[bytes]]:
     """Return the rows of every table output, block after block, as Arrow streams."""
-    import pyarrow as pa
-
-    def streams(number: int | None) -> Iterator[bytes]:
-        for table in rows(some, number):
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            yield sink.getvalue().to_pybytes()
-
     bound, ends = some.plan.bound, some.plan.graph.ends
     wanted = {name: ends[name].step if name in bound.layers else None for name in table_outputs(bound)}
-    return {name: streams(number) for name, number in wanted.items()}
+    return {name: map(arrow_bytes, rows(some, number)) for name, number in wanted.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from cellkit.engine.blockwise.job import BlockJob
 from cellkit.grid.cover import Window
 
-__all__ = ["Seams", "audit", "unexplained"]
+__all__ = ["Read", "Seams", "audit", "unexplained"]
 
 _SHORT = 8
 """Pixels: a straight edge counts where it is longer; outlines are rarely straight for so long."""
@@ -52,8 +52,8 @@ def audit(job: BlockJob, labels: Read) -> Seams:
     touching: set[int] = set()
     straight = others = pixels = 0
     beside = [step for step in _BESIDE if step < job.side // 2] or [1]
-    for axis, cut, start, stop in _cuts(job):
-        lines = _lines(labels, axis, cut, start, stop, max(beside) + 1)
+    for cut in _cuts(job):
+        lines = _lines(job, labels, cut, max(beside) + 1)
         middle = len(lines) // 2
         for step in (0, *beside):
             one, two = lines[middle - step - 1], lines[middle - step]
@@ -62,7 +62,7 @@ def audit(job: BlockJob, labels: Read) -> Seams:
                 others += edge
                 continue
             straight += edge
-            pixels += stop - start
+            pixels += cut[3] - cut[2]
             touching.update(np.unique(one[(one == two) & (one > 0)]).tolist())
     return Seams(len(touching), straight, others / len(beside), pixels)
 
@@ -70,12 +70,12 @@ def audit(job: BlockJob, labels: Read) -> Seams:
 def unexplained(job: BlockJob, labels: Read, image: Read) -> int:
     """Return the pixels of straight outline along cuts where the picture, (y, x, c), goes on as if there were none."""
     total = 0
-    for axis, cut, start, stop in _cuts(job):
-        one, two = _lines(labels, axis, cut, start, stop, 1)
+    for cut in _cuts(job):
+        one, two = _lines(job, labels, cut, 1)
         runs = list(_runs(one, two))
         if not runs:
             continue
-        lines = _lines(image, axis, cut, start, stop, 2)
+        lines = _lines(job, image, cut, 2)
         before, at, behind = (np.abs(b - a).max(axis=-1) for a, b in pairwise(lines))
         for begin, end in runs:
             beside = max(float(before[begin:end].mean()), float(behind[begin:end].mean()))
@@ -93,15 +93,16 @@ def _cuts(job: BlockJob) -> Iterator[tuple[int, int, int, int]]:
                 yield axis, cut, start, min(start + _PIECE, across)
 
 
-def _lines(read: Read, axis: int, place: int, start: int, stop: int, many: int) -> list[np.ndarray]:
-    """Return `many` lines of pixels on either side of a place, in their order.
+def _lines(job: BlockJob, read: Read, cut: tuple[int, int, int, int], many: int) -> list[np.ndarray]:
+    """Return `many` lines of pixels on either side of a cut, in their order.
 
-    Behind the place there may be fewer, where the image ends; then its last line stands for them.
+    Behind the cut there may be fewer, where the image ends; then its last line stands for them.
     """
+    axis, place, start, stop = cut
     window = Window(place - many, start, place + many, stop)
     if axis:
         window = Window(start, place - many, stop, place + many)
-    block = read(window)
+    block = read(window.clipped(Window(0, 0, *job.shape)))
     lines = list(block if axis == 0 else np.moveaxis(block, 1, 0))
     return lines + lines[-1:] * (2 * many - len(lines))
 

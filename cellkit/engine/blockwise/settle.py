@@ -20,8 +20,10 @@ from cellkit.engine.blockwise.values import Value
 from cellkit.engine.blockwise.window import Scene
 from cellkit.grid.cover import Window
 
-__all__ = ["Ids", "Share", "settle"]
+__all__ = ["ROOM", "Ids", "Share", "settle"]
 
+ROOM = 64
+"""Pixels around a block, beside what steps reach, in which most of its objects end."""
 _POOL = 32
 """Pixels: unsettled places nearer to one another than about twice this are looked at together."""
 
@@ -61,15 +63,14 @@ class Share:
         return np.flatnonzero(found)
 
 
-def settle(some: Bench, now: Pass, core: Window, room: int, look: Callable[[Window], Scene]) -> tuple[list[Share], int]:
-    """Return the shares that together settle `core`, and how much room the widest of them took.
+def settle(some: Bench, now: Pass, core: Window, look: Callable[[Window], Scene]) -> list[Share]:
+    """Return the shares that together settle `core`.
 
     `look` carries the pass out on a window. Raises `StageError` where an object is too large for the memory there is.
     """
     job, whole = some.job, Window(0, 0, *some.job.shape)
     shares: list[Share] = []
-    queue = [(core, np.ones(core.shape, bool), room if now.objects else 0)]
-    widest = 0
+    queue = [(core, np.ones(core.shape, bool), ROOM if now.objects else 0)]
     while queue:
         rect, mine, room = queue.pop(0)
         window = job.around(rect, now.reach + room, now.align)
@@ -82,7 +83,6 @@ def settle(some: Bench, now: Pass, core: Window, room: int, look: Callable[[Wind
         scene = look(window)
         share = Share(scene, rect, mine, _ids(some, now, scene))
         wrong = _wrong(share) & mine
-        widest = max(widest, room)
         if not wrong.any():
             shares.append(share)
             continue
@@ -92,7 +92,7 @@ def settle(some: Bench, now: Pass, core: Window, room: int, look: Callable[[Wind
             )
         shares.append(Share(scene, rect, mine & ~wrong, share.ids))
         queue += [(part, own, max(2 * room, 32)) for part, own in _clusters(rect, wrong)]
-    return shares, widest
+    return shares
 
 
 def _ids(some: Bench, now: Pass, scene: Scene) -> dict[Value, Ids]:

@@ -18,7 +18,7 @@ from cellkit.core.sample import Layer
 from cellkit.engine.blockwise.values import Value
 from cellkit.grid.cover import Window
 
-__all__ = ["CHUNK", "Store", "scratch_bytes"]
+__all__ = ["CHUNK", "Store"]
 
 CHUNK = 512
 """Sides of a chunk, at most; those of a block are a multiple, so that no two blocks write into one chunk."""
@@ -58,11 +58,6 @@ class Store:
             self._told[value.key] = json.loads((self.folder / f"{value.key}.json").read_text(encoding="utf-8"))
         told = self._told[value.key]
         return Layer(KINDS[told["kind"]], np.ascontiguousarray(array[window.slices]), tuple(told["names"]))
-
-    def forget(self) -> None:
-        """Remove everything."""
-        self._open.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _array(self, value: Value, layer: Layer) -> Any:
         told = self.folder / f"{value.key}.json"
@@ -106,11 +101,6 @@ class Store:
             shutil.rmtree(own, ignore_errors=True)
             if not path.exists():
                 raise
-
-
-def scratch_bytes(folder: Path) -> int:
-    """Return how many bytes lie under `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager

@@ -26,7 +26,7 @@ __all__ = ["Done", "Task", "carry_out"]
 
 @dataclass(frozen=True)
 class Task:
-    """Block `at` (row, column) of pass `number` of a job; `room`: pixels around it for objects, beside what is needed.
+    """Block `at` (row, column) of pass `number` of a job.
 
     `what`: ``pass``; ``mend``, to decide the pieces at `seeds` of step `number`; or ``number``, to write the final
     labels.
@@ -35,16 +35,14 @@ class Task:
     job: BlockJob
     number: int
     at: tuple[int, int]
-    room: int = 64
     what: str = "pass"
     seeds: bytes = b""
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a block was done: the room it took in the end, how many seconds, and where."""
+    """How a block was done: in how many seconds, and where."""
 
-    room: int
     seconds: float
     worker: str
 
@@ -59,23 +57,24 @@ def carry_out(task: Task) -> Done:
     started = perf_counter()
     some = bench(task.job)
     if task.what == "mend":
-        found, room = _mended(some, task), 0
+        found = _mended(some, task)
     elif task.what == "number":
-        found, room = pack(number_block(some, task.at)), 0
+        number_block(some, task.at)
+        found = pack({})
     else:
-        found, room = _passed(some, task)
+        found = _passed(some, task)
     path = task.job.file(task.what, task.number, task.at)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         temporary.write_bytes(found)
-    return Done(room, perf_counter() - started, worker_name())
+    return Done(perf_counter() - started, worker_name())
 
 
-def _passed(some: Bench, task: Task) -> tuple[bytes, int]:
+def _passed(some: Bench, task: Task) -> bytes:
     """Carry out a pass on a block."""
     now, core = some.plan.passes[task.number], some.job.core(task.at)
-    shares, room = settle(some, now, core, task.room, lambda window: _look(some, now, window))
-    return pack(_kept(now, Block(some, core, shares))), room
+    shares = settle(some, now, core, lambda window: _look(some, now, window))
+    return pack(_kept(now, Block(some, core, shares)))
 
 
 def _look(some: Bench, now: Pass, window: Window) -> Scene:

@@ -18,11 +18,6 @@ class Validity:
     rect: Window
     bad: np.ndarray | None = None
 
-    def holds(self, core: Window) -> bool:
-        """Tell whether every pixel of `core` is good."""
-        inside = core.clipped(self.rect) == core
-        return inside and (self.bad is None or not self.bad[core.slices].any())
-
 
 @dataclass(frozen=True)
 class Sides:
