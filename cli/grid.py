@@ -174,19 +174,19 @@ def _print(report: GridReport) -> None:
 
     from cellkit.report.gridtable import head_and_cells, marginal_cells, marginals
 
-    from .compare import _table
+    from .compare import print_table
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)
     keys = report.grid.keys
     head, rows = head_and_cells(report.rows, list(keys), report.grid.baseline)
-    _table(console, head, rows, 1 + len(keys))
+    print_table(console, head, rows, 1 + len(keys))
     for key, labels in keys.items():
         found = marginals(report.rows, key, labels)
         if found:
             console.print(f"\nby {key}", markup=False, style="bold")
-            _table(console, *marginal_cells(found), 1)
+            print_table(console, *marginal_cells(found), 1)
     waiting = [row.name for row in report.rows if row.state == "waiting"]
     if waiting:
         console.print(f"not begun: {', '.join(waiting)}", markup=False)

@@ -112,7 +112,9 @@ def csv_rows(found: Difference) -> Iterator[list[str]]:
     """Yield the head and a row for each layer of each image that differs."""
     head, rows = image_rows(found, found.images)
     yield [name.replace(" ", "_") for name in head]
-    yield from ([cell.replace(",", "") if 2 <= i < len(row) - 1 else cell for i, cell in enumerate(row)] for row in rows)
+    yield from (
+        [cell.replace(",", "") if 2 <= i < len(row) - 1 else cell for i, cell in enumerate(row)] for row in rows
+    )
 
 
 def _counts(found: Difference) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from cellkit.diff.boxes import compare_boxes
 from cellkit.diff.labels import Compared, compare_arrays, compare_files, differing_pixels
 from cellkit.diff.runs import Entry, Run, Settings, settings
 from cellkit.diff.tables import Pool, Shift, TableFile, box_columns, measured, rows_of, shifts
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -151,7 +152,7 @@ def compare_runs(
     *,
     limit: float = 0.9,
     keep: int = 0,
-    progress: Callable[[Iterator[ImageDiff], int], Iterator[ImageDiff]] | None = None,
+    progress: Callable[[Iterator[ImageDiff], int], Iterable[ImageDiff]] | None = None,
 ) -> Difference:
     """Compare the results of two runs, image by image; a fault in one of them stops nothing.
 

@@ -109,9 +109,7 @@ def as_labels(array: np.ndarray) -> np.ndarray:
 
 def lossy(form: str) -> ReadError:
     """Return the error of labels in a file of the format `form` that is compressed with loss."""
-    return ReadError(
-        f"a {form.upper()} compressed with loss does not keep label numbers (save labels as PNG or TIFF)"
-    )
+    return ReadError(f"a {form.upper()} compressed with loss does not keep label numbers (save labels as PNG or TIFF)")
 
 
 def _upto(chunk: int, side: int) -> int:

@@ -69,6 +69,4 @@ def find(found: Overlaps, limit: float = 0.9) -> Changes:
     kind = np.where(iou < limit, OUTCOMES.index("changed"), OUTCOMES.index("kept"))
     kind[found.intersection == found.union] = OUTCOMES.index("same")
     before[found.truth[pairs]] = after[found.pred[pairs]] = kind[pairs]
-    return Changes(
-        before, after, pairs, iou, int(np.count_nonzero(wrong.split)), int(np.count_nonzero(wrong.merged))
-    )
+    return Changes(before, after, pairs, iou, int(np.count_nonzero(wrong.split)), int(np.count_nonzero(wrong.merged)))
