@@ -75,7 +75,7 @@ def _print(found: Difference, worst: int) -> None:
     console.print(headline(found), markup=False, style="bold")
     if found.images:
         console.print()
-        print_table(console, *image_rows(found, found.images[:worst]), 2)
+        print_table(console, *image_rows(found.images[:worst]), 2)
         if len(found.images) > worst:
             console.print(f"and {len(found.images) - worst:,} more images; --worst, --csv and --json tell of them")
     for name, shifts in found.measurements.items():
@@ -98,7 +98,7 @@ def _page(found: Difference, worst: int) -> str:
     images = found.images[: max(100, worst)]
     more = len(found.images) - len(images)
     note = f"and {more:,} more images. " if more else ""
-    parts = [Part("Images", *image_rows(found, images), words=2, note=f"{note}{RULE[0].upper()}{RULE[1:]}.")]
+    parts = [Part("Images", *image_rows(images), words=2, note=f"{note}{RULE[0].upper()}{RULE[1:]}.")]
     for name, shifts in found.measurements.items():
         title = "Measurements" if len(found.measurements) == 1 else f"Measurements: {name}"
         parts.append(Part(title, *measurement_rows(shifts), note="Of objects that were matched."))

@@ -30,7 +30,7 @@ def headline(found: Difference) -> str:
     return f"{what}: objects {', '.join(parts)}" if parts else what
 
 
-def image_rows(found: Difference, images: Sequence[ImageDiff]) -> Rows:
+def image_rows(images: Sequence[ImageDiff]) -> Rows:
     """Return the head and rows of a table of `images`: a row for each layer that differs, or for the whole image."""
     head = ["image", "layer", "before", "after", *_SHOWN, "median IoU", "what else"]
     rows = []
@@ -110,7 +110,7 @@ def document(found: Difference) -> dict[str, Any]:
 
 def csv_rows(found: Difference) -> Iterator[list[str]]:
     """Yield the head and a row for each layer of each image that differs."""
-    head, rows = image_rows(found, found.images)
+    head, rows = image_rows(found.images)
     yield [name.replace(" ", "_") for name in head]
     yield from (
         [cell.replace(",", "") if 2 <= i < len(row) - 1 else cell for i, cell in enumerate(row)] for row in rows

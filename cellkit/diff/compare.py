@@ -290,8 +290,8 @@ class _Pair:
         """Compare rows that no label image pairs: by their boxes where they have some, else in their order."""
         columns = [box_columns(list(frame.columns)) for frame in (one, two)]
         if all(columns):
-            sides = [frame[list(names)].to_numpy(np.float64) for frame, names in zip((one, two), columns, strict=True)]
-            found, i, j = compare_boxes(*sides, self.limit)
+            boxes = [frame[list(names)].to_numpy(np.float64) for frame, names in zip((one, two), columns, strict=True)]
+            found, i, j = compare_boxes(boxes[0], boxes[1], self.limit)
             iou = float(np.median(found.iou[found.pairs])) if found.pairs.any() else math.nan
             layer = LayerDiff(table, len(one), len(two), found.counts(), iou)
             return layer, self._moved(table, one.iloc[i[found.pairs]], two.iloc[j[found.pairs]])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cellkit.core.errors import KindError
+from cellkit.diff.tables import unequal
 from cellkit.grid.cover import Window
 from cellkit.io.labelfile import LabelFile, RasterFile
 from cellkit.metrics import changes
@@ -122,7 +123,7 @@ def differing_pixels(before: str | Path, after: str | Path) -> int:
             a, b = one.read(window), two.read(window)
             if a.shape != b.shape:
                 break
-            other = (a != b) & ~((a != a) & (b != b))
+            other = unequal(a, b)
             total += int(np.count_nonzero(other.any(axis=2) if other.ndim == 3 else other))
         else:
             if one.shape == two.shape:

@@ -24,7 +24,7 @@ _SIDE, _CELL = 1024, 64
 
 
 def views_of(found: Difference) -> list[View]:
-    """Return what a page shows of the images kept in `found`, a view for each label layer, those that differ most first.
+    """Return what a page shows of the images kept in `found`, a view for each label layer, the most changed first.
 
     A file that is gone is said in the view's `note`; nothing is raised for it.
     """
@@ -41,14 +41,15 @@ def _view(found: Difference, kept: Kept, name: str, compared: Compared) -> View:
     window, sides = compared.busiest, None
     notes = [text_of(kept.image)]
     try:
-        whole = Window(0, 0, *compared.shape)
-        read = whole if max(compared.shape) <= _WHOLE else compared.busiest
+        fits = max(compared.shape) <= _WHOLE
+        read = Window(0, 0, *compared.shape) if fits else compared.busiest
         runs = (found.before, found.after)
         labels = [_labels(run, name, kept.image.name, read) for run in runs]
         ids, codes = (compared.before_ids, compared.after_ids), (compared.changes.before, compared.changes.after)
         both = [Side(labels[i].astype(np.int64), coded(labels[i], ids[i], codes[i])) for i in range(2)]
-        window = read if read == whole else _busiest(read, both)
-        sides = tuple(side.cut(*window.within(read).slices) for side in both)
+        window = read if fits else _busiest(read, both)
+        at = window.within(read).slices
+        sides = both[0].cut(*at), both[1].cut(*at)
     except CellkitError as error:
         notes.append(str(error))
     picture = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from cellkit.core.check import WRITERS, bind
 from cellkit.core.errors import RecipeError, UsageError
-from cellkit.core.recipe import Recipe, ReadOptions, load
+from cellkit.core.recipe import ReadOptions, Recipe, load
 
 __all__ = ["Entry", "Run", "open_run", "settings"]
 
@@ -183,5 +183,6 @@ def _steps(steps: Sequence[Any], seen: dict[str, int] | None = None) -> Iterator
         label = str(name or stage)
         seen[label] = seen.get(label, 0) + 1
         numbered = label if seen[label] == 1 else f"{label} {seen[label]}"
-        yield numbered, {**({"stage": stage} if name else {}), **wiring, **(params or {})}
+        told: dict[str, Any] = {"stage": stage} if name else {}
+        yield numbered, told | wiring | dict(params or {})
         yield from _steps(inner, seen)

@@ -15,7 +15,7 @@ from cellkit.core.errors import ReadError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Pool", "Shift", "TableFile", "box_columns", "measured", "rows_of", "shifts"]
+__all__ = ["Pool", "Shift", "TableFile", "box_columns", "measured", "rows_of", "shifts", "unequal"]
 
 _NAMES = ("label", "parent", "image")
 """Columns that number objects: a change of numbers is none of them."""
@@ -152,10 +152,19 @@ def _shift(name: str, one: np.ndarray, two: np.ndarray, thinned: int = 1) -> Shi
     return Shift(name, len(both), differing, *medians, float(low), float(middle), float(high), thinned)
 
 
+def unequal(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Return where two arrays of one shape differ, bool; NaN is equal to itself, and None."""
+    if one.dtype == object:
+        import pandas as pd
+
+        return (one != two) & ~(pd.isna(one) & pd.isna(two))
+    if "f" not in (one.dtype.kind, two.dtype.kind):
+        return one != two
+    return (one != two) & ~(np.isnan(one) & np.isnan(two))
+
+
 def _differing(one: np.ndarray, two: np.ndarray) -> int:
-    with np.errstate(invalid="ignore"):
-        other = (one != two) & ~((one != one) & (two != two))
-    return int(np.count_nonzero(other))
+    return int(np.count_nonzero(unequal(one, two)))
 
 
 @dataclass

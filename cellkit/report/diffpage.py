@@ -78,7 +78,7 @@ def diff_page(title: str, facts: Sequence[str], parts: Sequence[Part], views: Se
     cards = "".join(
         f'<section class="part" id="part{i}" aria-label="{escape(part.title)}"><h2>{escape(part.title)}</h2>'
         f"{table(part.head, part.rows, words=part.words)}"
-        f"{f'<p class=flow>{escape(part.note)}</p>' if part.note else ''}</section>"
+        f"{_note(part)}</section>"
         for i, part in enumerate(parts)
         if part.rows
     )
@@ -100,6 +100,10 @@ def diff_page(title: str, facts: Sequence[str], parts: Sequence[Part], views: Se
     lines = "<br>".join(map(escape, facts))
     css = CSS + CASE_CSS + RUN_CSS + _CSS
     return PAGE.format(title=escape(title), css=css, script=SCRIPT, body="", facts=lines, film=film, cards=cards, **words)  # fmt: skip # noqa: E501
+
+
+def _note(part: Part) -> str:
+    return f'<p class="flow">{escape(part.note)}</p>' if part.note else ""
 
 
 def drawn(view: View) -> dict[str, np.ndarray]:
@@ -159,5 +163,6 @@ _HELP = """<p class="help">Click a picture to see it large. Hold <b>Before</b> t
 <kbd>←</kbd> <kbd>→</kbd> step through, hold <kbd>B</kbd> for before, <kbd>Z</kbd> zooms.</p>"""
 _CSS = """
 .top,main,.film ol{max-width:88rem}
+.part .rows+.flow{margin-top:.9rem}
 .case dl{grid-template-columns:repeat(auto-fill,minmax(6.5rem,1fr))}
 """
