@@ -64,8 +64,9 @@ class _Where:
 
     def busiest(self, ids: tuple[np.ndarray, np.ndarray], loud: tuple[np.ndarray, np.ndarray]) -> int:
         """Return the number of the window with most labels that are `loud`, bool, in the order of `ids`."""
+        wanted = [side[which] for side, which in zip(ids, loud, strict=True)]
         counts = [
-            sum(int(np.isin(here[i], ids[i][loud[i]]).sum()) for i, here in enumerate((self.before, self.after)))
+            sum(int(np.isin(side, wanted[i]).sum()) for i, side in enumerate(here))
             for here in zip(self.before, self.after, strict=True)
         ]
         return int(np.argmax(counts)) if counts else 0
