@@ -15,7 +15,7 @@ from .options import changed, load_plugins, recipe_options
 @click.option("-o", "--out", required=True, metavar="PAGE.html", help="The page to write.")
 @click.option(
     "--sweep", "sweeps", multiple=True, metavar="STEP.PARAM=A:B:N",
-    help="A slider for a number: N values from A to B, with :log by factors; the steps from there on are shown for each.",
+    help="A slider for a number: N values from A to B, by factors with :log; the steps behind are shown for each.",
 )  # fmt: skip
 @recipe_options
 def explain_command(**given: Any) -> None:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellkit.core.check import BoundStep, Plan, plan
+from cellkit.core.check import BoundStep, plan
 from cellkit.core.errors import RecipeError, StageError, UsageError, suggest
 from cellkit.core.recipe import Recipe
 from cellkit.core.sample import Sample
 from cellkit.core.stage import Parameter
-from cellkit.engine.execute import execute
 from cellkit.engine.networks import Networks
 
 if TYPE_CHECKING:
@@ -65,10 +64,8 @@ def read_range(recipe: Recipe, text: str) -> Range:
         raise UsageError(f"--sweep {text}: {name} is {parameter.type_text}; a sweep is over a number")
     values: list[Any] = _values(text, given, parameter)
     own = step.params[name]
-    if isinstance(own, (int, float)) and not isinstance(own, bool):
-        values = sorted({*values, own})
-    else:  # none, or a list: it has no place on the scale
-        values = [own, *values]
+    placed = isinstance(own, (int, float)) and not isinstance(own, bool)  # none and a list have no place on the scale
+    values = sorted({*values, own}) if placed else [own, *values]
     return Range(target, parameter.span.unit, tuple(values), values.index(own), at, step.where)
 
 

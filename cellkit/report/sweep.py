@@ -97,10 +97,10 @@ def payload(sweeps: Sequence[Sweep]) -> str:
 
 def panels(sweeps: Sequence[Sweep], titles: Sequence[str], pictured: Sequence[int]) -> str:
     """Return a panel for each sweep; `titles` are those of the page's steps, `pictured` the steps with pictures."""
-    return "".join(_panel(i, sweep, titles, pictured) for i, sweep in enumerate(sweeps))
+    return "".join(_panel(i, len(sweeps) > 1, sweep, titles, pictured) for i, sweep in enumerate(sweeps))
 
 
-def _panel(number: int, sweep: Sweep, titles: Sequence[str], pictured: Sequence[int]) -> str:
+def _panel(number: int, several: bool, sweep: Sweep, titles: Sequence[str], pictured: Sequence[int]) -> str:
     last = len(sweep.values) - 1
     behind = sorted({step for frame in sweep.frames for step in frame} & set(pictured))
     tabs = "".join(
@@ -109,7 +109,7 @@ def _panel(number: int, sweep: Sweep, titles: Sequence[str], pictured: Sequence[
         for step in behind
     )
     name = escape(sweep.target)
-    more = " Moving one slider puts the others back." if number else ""
+    more = " Moving one slider puts the others back." if several else ""
     figure = (
         f'<figure><button type="button" class="open" aria-label="Open at full size"><img alt="" width="1" height="1">'
         f'</button><figcaption><span class="tabs" role="group" aria-label="Step shown">{tabs}</span></figcaption>'
@@ -242,7 +242,8 @@ SWEEP_SCRIPT = """
     fault.textContent = sweep.faults[at];
     panel.classList.toggle('failed', Boolean(sweep.faults[at]));
     const now = panel.querySelector('.now');
-    if (now) now.setAttribute('transform', `translate(${(at - sweep.own) * 400 / Math.max(1, sweep.values.length - 1)})`);
+    const step = 400 / Math.max(1, sweep.values.length - 1);
+    if (now) now.setAttribute('transform', `translate(${(at - sweep.own) * step})`);
     const row = all('.params tr', card(sweep.card)).find(one => one.querySelector('th').textContent === sweep.param);
     if (row) row.querySelector('td').textContent = value;
   };
