@@ -86,6 +86,11 @@ class BatchResult:
         """Number of images asked for."""
         return self.done + self.kept + len(self.failed)
 
+    def _repr_html_(self) -> str:
+        from cellkit.engine.notebook import batch_html
+
+        return batch_html(self)
+
 
 @dataclass(frozen=True)
 class Outcome:
