@@ -61,7 +61,8 @@ def thumbnail(kind: Kind, value: Any, names: Sequence[str], base: Base | None) -
     shown = views(kind, value, names, base)
     if not shown:
         return None
-    picture = shown[0].picture
+    # Contours would fade where they are this small.
+    picture = shown[-1 if kind.name == "labels" else 0].picture
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=2)
     if picture.shape[2] == 4 and base is not None:

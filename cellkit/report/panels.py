@@ -36,10 +36,11 @@ def show(
 ) -> Figure:
     """Return a figure with a panel for each layer: images as they are, objects as contours on the image.
 
-    `sample`: a sample, layers by name, or one array; of arrays, bool (y, x) is a mask, integers (y, x) are labels, floats
-    (y, x) a field and what has channels an image. `layers` picks some by name, in that order. `axes`: draw into these
-    instead of new ones, one for each layer. `channels`: those of an image that are shown, see `display`. `pixel_size`
-    in micrometres, where the sample does not know it, gives a scale bar. `contours=False` fills objects with colours.
+    `sample`: a sample, layers by name, or one array; of arrays, bool (y, x) is a mask, integers (y, x) are labels,
+    floats (y, x) a field, and what has channels an image. `layers` picks some by name, in that order. `axes`: draw into
+    these instead of new ones, one for each layer. `channels`: those of an image that are shown, see `display`.
+    `pixel_size` in micrometres, where the sample does not know it, gives a scale bar. `contours=False` fills objects
+    with colours.
 
     The figure belongs to no window and is not shown by itself: a notebook shows what a cell ends with, a script calls
     ``savefig`` or gives `axes` of its own. Raises `UsageError` for unknown names, `KindError` for what is no layer.
@@ -149,7 +150,7 @@ def _objects(kind: Kind, value: Any, base: np.ndarray | None, contours: bool) ->
 
         return views(kind, value, (), None)[-1].picture
     if base is None:
-        x, y = (int(math.ceil(float(edge))) for edge in _extent(value))
+        x, y = (math.ceil(float(edge)) for edge in _extent(value))
         base = np.zeros((max(1, y), max(1, x), 3), np.uint8)
     picture = base.copy()
     draw(picture, value, palette_for(base))
@@ -168,7 +169,7 @@ def _titled(name: str, layer: Layer) -> str:
         count = int(np.count_nonzero(np.unique(value)))
     elif isinstance(value, (Boxes, Instances)):
         count = len(value)
-    return name if count is None else f"{name}: {count:,} objects".removeprefix(": ")
+    return name if count is None else f"{name}: {count:,} object{'s' * (count != 1)}".removeprefix(": ")
 
 
 def _scale_bar(ax: Any, pixel_size: float) -> None:
