@@ -222,15 +222,18 @@ class Shown:
         self.on.__exit__(*error)
 
     def start(self, epochs: int, steps: int, done: int, seconds: float = math.inf) -> None:
+        """So many epochs of so many steps are planned, `done` of them before, and `seconds` given."""
         self.epochs, self.steps, self.done, self.seconds = epochs, steps, done, seconds
         self.began = time.perf_counter()
         self.note(f"{epochs - done:,} epochs of {steps:,} steps to go" if done else f"{epochs:,} epochs of {steps:,} steps")  # fmt: skip # noqa: E501
 
     def step(self, epoch: int, step: int) -> None:
+        """Take note of a step of an epoch, from 1."""
         text = f"epoch {epoch:,} of {self.epochs:,}: step {step:,} of {self.steps:,}{self.left(epoch, step)}"
         self.on.move(self.worded(text), (epoch - 1) * self.steps + step, self.epochs * self.steps)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
+        """Take note of an epoch that is done, by its row of the log."""
         score = f", score {row['score']:.4f}" if "score" in row else ""
         left = self.left(int(row["epoch"]) + 1, 0)
         self.note(f"epoch {row['epoch']:,} of {self.epochs:,}: loss {row['loss']:.4f}{score}{left}")
@@ -245,6 +248,7 @@ class Shown:
         return span(max(0.0, min(taken / done * (total - done), self.seconds - taken)))
 
     def note(self, text: str) -> None:
+        """Say something that stays."""
         self.on.say(self.worded(text))
 
     def worded(self, text: str) -> str:
