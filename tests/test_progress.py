@@ -81,12 +81,12 @@ class Said(Lines):
         self.said: list[str] = []
 
     def say(self, text: str, look: str = "") -> None:
-        self.said.append(text)
+        self.said.append(text if look in ("", "red") else look)
 
 
 def outcome(name: str, side: int, *, kept: bool = False, status: str = "done") -> Outcome:
     facts = {"height": side, "width": side, "objects": {"labels": 2}} if status == "done" else {}
-    return Outcome(Record(name, status=status, reason="why", facts=facts), kept=kept)
+    return Outcome(Record(name, name, status=status, reason="why", facts=facts), kept=kept)
 
 
 def test_the_time_left_goes_by_pixels_where_images_differ_in_size(clock, tmp_path):
