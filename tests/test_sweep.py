@@ -52,9 +52,10 @@ steps:
     shown = read_range(recipe, "gaussian.sigma=1:3:3")
     assert (shown.at, shown.where) == (1, "steps[1] tile.steps[0] gaussian")
     sample = read(image)
-    found = swept(recipe, sample, shown, Traces(recipe, sample), [10**9])
+    found = swept(recipe, sample, shown, Traces(recipe, sample), 10**9)
     assert found.card == 3
     assert sorted(found.frames[1]) == [3, 4, 5]
+    assert found.frames[found.own] == {}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_only_what_lies_behind_is_run_again(image, monkeypatch):
     monkeypatch.setattr(
         Traces, "run", staticmethod(lambda b, s, n=None: (ran.extend(x.step.label for x in b.steps), run(b, s, n))[1])
     )
-    found = swept(RECIPE, sample, read_range(RECIPE, "drop_small.area=5:500:3"), traced, [10**9])
+    found = swept(RECIPE, sample, read_range(RECIPE, "drop_small.area=5:500:3"), traced, 10**9)
     assert ran.count("grayscale") == ran.count("otsu") == 1
     assert ran.count("drop_small") == ran.count("watershed") == 3
     alone = run(sweeping.plan(RECIPE.set("drop_small.area", 50)), sample)[0]["labels"]
@@ -100,7 +101,7 @@ def test_a_value_that_fails_is_told_and_stops_nothing(image):
     sample = read(image)
     shown = read_range(RECIPE, "otsu.scale=0.5:1.5:3")
     broken = sweeping.Range(shown.target, "", (0.5, 1.0, -1.0), 1, shown.at, shown.where)
-    found = swept(RECIPE, sample, broken, Traces(RECIPE, sample), [10**9])
+    found = swept(RECIPE, sample, broken, Traces(RECIPE, sample), 10**9)
     assert [bool(fault) for fault in found.faults] == [False, False, True]
     assert "outside" in found.faults[2]
     assert found.counts[2] is None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellkit.core.errors import CellkitError, ReadError
+from cellkit.core.errors import CellkitError, ReadError, UsageError
 from cellkit.diff.boxes import compare_boxes
 from cellkit.diff.labels import Compared, compare_arrays, compare_files, differing_pixels
 from cellkit.diff.runs import Entry, Run, Settings, settings
@@ -157,7 +157,8 @@ def compare_runs(
     """Compare the results of two runs, image by image; a fault in one of them stops nothing.
 
     `limit`: the IoU below which an object counts as changed. `keep`: of how many images the pictures will be wanted.
-    `progress`: passes the images on as they come, of so many. Raises `ReadError` where a table is damaged.
+    `progress`: passes the images on as they come, of so many. Raises `ReadError` where a table is damaged,
+    `UsageError` where the runs have written nothing of one kind.
     """
     names = list({**before.images, **after.images})
     worst: list[tuple[tuple[float, ...], int, Kept]] = []
@@ -178,10 +179,10 @@ def compare_runs(
         images = each() if progress is None else progress(each(), len(names))
         found = [image for image in images if image.differs]
         pooled = {name: pool.shifts() for name, pool in pair.pools.items()}
+        told = {**settings(before, after), **pair.columns()}
     found.sort(key=lambda image: image.weight, reverse=True)
     kept = tuple(item[2] for item in sorted(worst, key=lambda item: item[:2], reverse=True))
     pooled = {name: moved for name, moved in pooled.items() if moved}
-    told = settings(before, after)
     return Difference(before, after, told, tuple(found), pooled, kept, limit, len(names), tuple(inputs))
 
 
@@ -211,7 +212,19 @@ class _Pair:
             from cellkit.diff.codes import Codes
 
             self.codes = (Codes(before), Codes(after))
+        if not (self.layers or self.rasters or self.tables or self.codes):
+            one, two = (f"{run.folder} ({', '.join(run.outputs) or 'nothing'})" for run in self.runs)
+            raise UsageError(f"{one} and {two} have written no labels, masks, tables or rle in common to compare")
         return self
+
+    def columns(self) -> Settings:
+        """Return, by table, the columns that only one run has."""
+        found: Settings = {}
+        for name, (one, two) in self.tables.items():
+            alone = [", ".join(c for c in a.columns if c not in b.columns) for a, b in ((one, two), (two, one))]
+            if any(alone):
+                found[f"columns of {name} alone here"] = (alone[0] or None, alone[1] or None)
+        return found
 
     def __exit__(self, *_: object) -> None:
         self._held.close()

@@ -15,6 +15,7 @@ from cellkit.engine.networks import Networks
 
 if TYPE_CHECKING:
     from cellkit.report.explain import Trace
+    from cellkit.report.sweep import Sweep
 
 __all__ = ["Traces", "explain", "trace"]
 
@@ -35,8 +36,9 @@ def explain(recipe: Recipe, image: str | Path, page: str | Path, sweeps: Sequenc
         raise UsageError(f"--sweep {twice}: given twice")
     sample = read(image, recipe.read_options)
     traced = Traces(recipe, sample)
-    room = [MOST_BYTES]
-    shown = [swept(recipe, sample, one, traced, room) for one in ranges]
+    shown: list[Sweep] = []
+    for one in ranges:
+        shown.append(swept(recipe, sample, one, traced, MOST_BYTES - sum(sweep.size for sweep in shown)))
     traces = traced.of(traced.bound, traced.base)
     with atomic(Path(page)) as path:
         text = explain_page(traces, title=f"{recipe.name} on {Path(image).name}", sweeps=shown)

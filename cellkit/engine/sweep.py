@@ -69,11 +69,11 @@ def read_range(recipe: Recipe, text: str) -> Range:
     return Range(target, parameter.span.unit, tuple(values), values.index(own), at, step.where)
 
 
-def swept(recipe: Recipe, sample: Sample, shown: Range, traced: Traces, room: list[int]) -> Sweep:
+def swept(recipe: Recipe, sample: Sample, shown: Range, traced: Traces, most: int) -> Sweep:
     """Return the pictures of all steps from the swept one on, for every value; the steps before run once.
 
-    `traced`: makes of a plan and what was seen the traces of the page, see `cellkit.engine.explain`. `room`: the bytes
-    that pictures may still take, one number that is counted down. Raises `UsageError` where they take more.
+    `traced`: makes of a plan and what was seen the traces of the page, see `cellkit.engine.explain`. `most`: the bytes
+    that pictures may take. Raises `UsageError` where they take more.
     """
     from cellkit.report.explain import frames
     from cellkit.report.sweep import Sweep, counted
@@ -82,7 +82,7 @@ def swept(recipe: Recipe, sample: Sample, shown: Range, traced: Traces, room: li
     bound = plan(recipe)
     before, seen = traced.run(replace(bound, steps=bound.steps[: shown.at]), sample, networks)
     sweep = Sweep(shown.target, shown.unit, tuple(map(_text, shown.values)), shown.own)
-    for value in shown.values:
+    for number, value in enumerate(shown.values):
         try:
             now = plan(recipe.set(shown.target, value))
             _, later = traced.run(replace(now, steps=now.steps[shown.at :]), before, networks)
@@ -91,14 +91,14 @@ def swept(recipe: Recipe, sample: Sample, shown: Range, traced: Traces, room: li
             continue
         traces = traced.of(now, {**seen, **later})
         first = next(i for i, t in enumerate(traces) if t.where == bound.steps[shown.at].where)
-        sweep.add(frames(traces, first), counted(traces[first:]))
-        room[0] -= sweep.taken()
-        if room[0] < 0:
+        # What the recipe's own value makes stands on the page already.
+        sweep.add({} if number == shown.own else frames(traces, first), counted(traces[first:]))
+        if sweep.size > most:
             raise UsageError(
                 f"--sweep {shown.target}: the pictures of the page would take more than {MOST_BYTES // 10**6} MB; ask "
                 "for fewer values, or a part of the image (`read: {crop: [y0, x0, y1, x1]}`)"
             )
-    sweep.steps(next(i for i, t in enumerate(traced.of(bound, traced.base)) if t.where == shown.where))
+    sweep.card = next(i for i, t in enumerate(traced.of(bound, traced.base)) if t.where == shown.where)
     return sweep
 
 

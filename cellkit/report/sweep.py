@@ -23,7 +23,8 @@ class Sweep:
     """The values of one parameter, ``step.param``, as text; the recipe's own stands at `own`.
 
     Of each value the `counts` of objects (None where there are none to count), the `frames` of the steps behind by
-    their number on the page, and its fault where it failed. Pictures that come again are held once.
+    their number on the page, and its fault where it failed. Pictures that come again are held once; `size` is their bytes.
+    `card`: the number of the step on the page.
     """
 
     target: str
@@ -35,8 +36,7 @@ class Sweep:
     frames: list[dict[int, dict[str, Any]]] = field(default_factory=list)
     pictures: dict[str, int] = field(default_factory=dict)
     card: int = 0
-    _told: int = 0
-    _bytes: int = 0
+    size: int = 0
 
     def add(self, frames: Mapping[int, Frame], count: int | None) -> None:
         """Take in what the next value makes."""
@@ -54,19 +54,10 @@ class Sweep:
         self.counts.append(None)
         self.faults.append(reason)
 
-    def taken(self) -> int:
-        """Return the bytes of pictures that came since this was asked last."""
-        new, self._told = self._bytes - self._told, self._bytes
-        return new
-
-    def steps(self, card: int) -> None:
-        """Say on which card of the page the parameter stands."""
-        self.card = card
-
     def _place(self, uri: str) -> int:
         if uri not in self.pictures:
             self.pictures[uri] = len(self.pictures)
-            self._bytes += len(uri)
+            self.size += len(uri)
         return self.pictures[uri]
 
 
