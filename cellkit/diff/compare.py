@@ -213,8 +213,8 @@ class _Pair:
 
             self.codes = (Codes(before), Codes(after))
         if not (self.layers or self.rasters or self.tables or self.codes):
-            one, two = (f"{run.folder} ({', '.join(run.outputs) or 'nothing'})" for run in self.runs)
-            raise UsageError(f"{one} and {two} have written no labels, masks, tables or rle in common to compare")
+            wrote = " and ".join(f"{run.folder} ({', '.join(run.outputs) or 'nothing'})" for run in self.runs)
+            raise UsageError(f"{wrote} have written no labels, masks, tables or rle in common to compare")
         return self
 
     def columns(self) -> Settings:

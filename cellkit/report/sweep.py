@@ -23,8 +23,8 @@ class Sweep:
     """The values of one parameter, ``step.param``, as text; the recipe's own stands at `own`.
 
     Of each value the `counts` of objects (None where there are none to count), the `frames` of the steps behind by
-    their number on the page, and its fault where it failed. Pictures that come again are held once; `size` is their bytes.
-    `card`: the number of the step on the page.
+    their number on the page, and its fault where it failed. Pictures that come again are held once; `size`
+    is their bytes. `card`: the number of the step on the page.
     """
 
     target: str
