@@ -42,6 +42,7 @@ class _Options:
     pool: str
     scheduler: str | None
     blocks: int | None
+    tissue: str
 
 
 @click.command("run", short_help="Run a recipe on images and write what it makes.")
@@ -65,6 +66,9 @@ class _Options:
     help="What workers are.  [default: threads]",
 )
 @click.option("--blocks", type=click.IntRange(min=64), metavar="PX", help="Do every image in blocks of this side.")
+@click.option(
+    "--tissue", default="", metavar="auto|FILE", help="Do images in blocks, and leave out those without tissue."
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Work by Dask: tcp://host:8786, or local for a cluster here.")
 @click.option("--compile", "compiled", is_flag=True, help="Let torch compile networks first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -99,6 +103,7 @@ def run_command(ctx: click.Context, **given: Any) -> None:
         scheduler=options.scheduler or "local",
         plugins=options.plugins,
         blocks=options.blocks,
+        tissue=options.tissue,
     )  # fmt: skip
     try:
         with show:

@@ -39,7 +39,7 @@ def block_outcomes(
         lanes = (place.workers or os.cpu_count() or 1) if place.shares_memory else 1
         own = BlockSettings(
             memory, lanes, settings.level, settings.mpp, settings.device, settings.compiled, settings.plugins,
-            settings.blocks,
+            settings.blocks, settings.tissue,
         )  # fmt: skip
         for source, outcome in large:
             record = _one(job, source, outcome, (manifest, own, place), on_block)

@@ -25,6 +25,10 @@ def starts(some: Bench) -> dict[str, np.ndarray]:
     counts: dict[str, list[int]] = {value.key: [] for value in some.plan.emit}
     for row in range(down):
         for column in range(across):
+            if not some.ended[row, column]:  # left out: no tissue
+                for count in counts.values():
+                    count.append(0)
+                continue
             block = some.result("pass", last, (row, column))
             for key, count in counts.items():
                 count.append(int(block[f"o-{key}"].sum()))
@@ -42,6 +46,8 @@ def numbers_of(some: Bench, start: np.ndarray, value: Value, keys: np.ndarray) -
     y, x = np.divmod(keys[there], job.shape[1])
     block = y // job.side * job.grid[1] + x // job.side
     for number in np.unique(block).tolist():
+        if not some.ended[divmod(number, job.grid[1])]:  # a parent of its own in a block left out: no tissue
+            continue
         owner = some.result("pass", last, divmod(number, job.grid[1]))
         own = owner[f"k-{value.key}"][owner[f"o-{value.key}"]]
         mine = there[block == number]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellkit.engine.blockwise.number import numbers_of
+from cellkit.engine.blockwise.tissue import blocks_of
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.outputs import objects_of
 
@@ -38,7 +39,8 @@ def rows(some: Bench, number: int | None) -> Iterator[pa.Table]:
     None: the run-length codes of labels, which no step of the recipe makes.
     """
     if number is not None and some.plan.graph.steps[number].spec.name == "tally":
-        yield _tallied(some, number)
+        if some.ended.any():
+            yield _tallied(some, number)
         return
     empty: pa.Table | None = None
     begun = False
@@ -56,8 +58,9 @@ def _blocks(some: Bench, name: str) -> Iterator[tuple[int, pa.Table]]:
     import pyarrow as pa
 
     job, last = some.job, some.plan.passes[-1].number
-    for index in range(job.grid[0] * job.grid[1]):
-        block = some.result("pass", last, divmod(index, job.grid[1]))
+    for row, column in blocks_of(some.ended):
+        index = row * job.grid[1] + column
+        block = some.result("pass", last, (row, column))
         yield index, pa.ipc.open_stream(block[name].tobytes()).read_all()
 
 

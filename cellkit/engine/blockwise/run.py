@@ -21,6 +21,7 @@ from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
 from cellkit.engine.blockwise.seams import Read, audit, unexplained
 from cellkit.engine.blockwise.settle import ROOM
 from cellkit.engine.blockwise.store import CHUNK
+from cellkit.engine.blockwise.tissue import begin, region_of
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.footprint import bytes_per_pixel
 from cellkit.engine.manifest import Record
@@ -44,7 +45,7 @@ class BlockSettings:
     """How blocks are done. `bytes`: memory that all windows in work may take together; `lanes`: how many those are.
 
     `level`, `mpp`: resolution; `device`, `compiled`: of networks; `plugins`: files of one's own stages; `side`: of a
-    block, where it is not to follow from the memory.
+    block, where it is not to follow from the memory; `tissue`: see `cellkit.engine.batch.Settings`.
     """
 
     bytes: int
@@ -55,6 +56,7 @@ class BlockSettings:
     compiled: bool = False
     plugins: tuple[str, ...] = ()
     side: int | None = None
+    tissue: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,13 @@ def run_image(
         digest=digest,
     )
     _forget_others(scratch, record.name, Path(job.folder))
+    if settings.tissue:
+        job = begin(job, lambda: region_of(job, plan, slide, settings.tissue, ROOM))
+    some = run_passes(job, place, tell)
     try:
-        some = run_passes(job, place, tell)
-        return _finished(some, record, folder)
+        return _finished(some, record, folder, settings.tissue)
     finally:
-        forget(job)
+        forget(some.job)
 
 
 def clear(folder: Path, name: str) -> None:
@@ -148,14 +152,14 @@ def _forget_others(scratch: Path, name: str, own: Path | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _finished(some: Bench, record: Record, folder: Path) -> Record:
+def _finished(some: Bench, record: Record, folder: Path, tissue: str) -> Record:
     """Finish the stores, audit the seams, and return the record of an image that is done."""
     job, plan, start = some.job, some.plan, some.starts
     files: dict[str, int] = {}
     facts: dict[str, Any] = {
         "objects": {v.name: int(start[v.key][-1]) for v in plan.emit if plan.graph.ends.get(v.name) == v},
         "height": job.shape[0], "width": job.shape[1], "pixel_size": some.slide.info.pixel_size,
-        "notes": _notes(some), "fields": dict(job.fields),
+        "notes": _notes(some, tissue), "fields": dict(job.fields),
     }  # fmt: skip
     seams = {}
     for value in plan.emit:
@@ -164,7 +168,7 @@ def _finished(some: Bench, record: Record, folder: Path) -> Record:
             seams[value.name] = _audited(some, store.read, value.name)
             store.finish()
             files[f"{value.name}/{job.name}.zarr"] = size_of(store.path)
-    for value in plan.keep:
+    for value in plan.keep if some.ended.any() else ():
         files[f"{value.name}/{job.name}.zarr"] = _kept(some, value)
     if "geojson" in plan.bound.outputs:
         layer = plan.graph.ends[objects_of(plan.bound, "geojson")]
@@ -190,9 +194,15 @@ def _audited(some: Bench, read: Read, name: str) -> dict[str, float]:
     return {"touching": seams.touching, "straight": straight, "expected": expected, "cuts_px": seams.cuts}
 
 
-def _notes(some: Bench) -> list[str]:
+def _notes(some: Bench, tissue: str) -> list[str]:
     job, (down, across) = some.job, some.job.grid
     notes = [f"done in {down} x {across} blocks of {job.side} px", *some.slide.notes, *some.networks.notes()]
+    if tissue:
+        none = int((~some.region.kept).sum())
+        notes.append(
+            f"tissue {Path(tissue).name}: {none:,} of {down * across:,} blocks hold none and were left out, also of "
+            "what is measured on the whole image"
+        )
     left_out = [
         name for name in some.plan.bound.outputs
         if name in WRITERS and name not in some.plan.bound.layers and name not in ("geojson", "rle")

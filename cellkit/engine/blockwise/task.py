@@ -17,6 +17,7 @@ from cellkit.engine.blockwise.number import number_block
 from cellkit.engine.blockwise.passes import Pass
 from cellkit.engine.blockwise.results import pack, pack_histogram, pack_open, unpack
 from cellkit.engine.blockwise.settle import settle
+from cellkit.engine.blockwise.tissue import filled, reached
 from cellkit.engine.blockwise.window import Scene, look
 from cellkit.engine.executors import worker_name
 from cellkit.grid.cover import Window
@@ -79,7 +80,7 @@ def _passed(some: Bench, task: Task) -> bytes:
 
 def _look(some: Bench, now: Pass, window: Window) -> Scene:
     sample = some.slide.read(window)
-    given = {value: some.store.read(value, window) for value in now.given}
+    given = {v: filled(some.store.read(v, window), window, some.job, some.region) for v in now.given}
     graph, plan = some.plan.graph, some.plan
     keep = {value for _, value in now.measure} | {value for value in now.store if value.step in now.steps}
     keep |= {value for number in now.join for value in graph.reads[number].values()}
@@ -115,6 +116,8 @@ def _kept(now: Pass, block: Block) -> dict[str, np.ndarray | bytes]:
             found |= {f"k-{value.key}": those.keys, f"o-{value.key}": those.owned}
         if some.plan.emit:
             found |= tables_of(block) | features_of(block)
+            if not some.region.whole:
+                found |= reached(block)
     return found
 
 
