@@ -16,7 +16,7 @@ from cellkit.core.errors import CellkitError, UsageError
 from cellkit.core.recipe import dump
 from cellkit.engine.blockwise.drive import Step, run_passes
 from cellkit.engine.blockwise.job import Bench, BlockJob, forget
-from cellkit.engine.blockwise.outputs import label_store, rows, write_features
+from cellkit.engine.blockwise.outputs import coco_parts, label_store, rows, write_features, write_rois
 from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
 from cellkit.engine.blockwise.seams import Read, audit, unexplained
 from cellkit.engine.blockwise.settle import ROOM
@@ -25,8 +25,10 @@ from cellkit.engine.blockwise.tissue import begin, region_of
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.footprint import bytes_per_pixel
 from cellkit.engine.manifest import Record
-from cellkit.engine.outputs import arrow_bytes, layers_for, objects_of, table_outputs
+from cellkit.engine.outputs import arrow_bytes, layers_for, makes_coco, objects_of, table_outputs
 from cellkit.engine.reading import size_of
+from cellkit.formats.imagej import MAX_COORDINATE
+from cellkit.io.objectwriter import image_suffix
 
 if TYPE_CHECKING:
     from cellkit.engine.executors import Workplace
@@ -103,6 +105,10 @@ def run_image(
     """
     plan = plan_blocks(bound)
     height, width, channels = slide.info.shape
+    if "rois" in bound.outputs and "rois" not in bound.layers and max(height, width) > MAX_COORDINATE:
+        raise UsageError(
+            f"rois: ImageJ's ROIs reach to {MAX_COORDINATE:,} px, the image has {height:,} x {width:,}; write geojson"
+        )
     sized = size_blocks(plan, channels, settings)
     source = slide.spec.source
     digest = _digest(record, sized, settings, slide)
@@ -170,11 +176,11 @@ def _finished(some: Bench, record: Record, folder: Path, tissue: str) -> Record:
             files[f"{value.name}/{job.name}.zarr"] = size_of(store.path)
     for value in plan.keep if some.ended.any() else ():
         files[f"{value.name}/{job.name}.zarr"] = _kept(some, value)
-    if "geojson" in plan.bound.outputs:
-        layer = plan.graph.ends[objects_of(plan.bound, "geojson")]
-        path = folder / "geojson" / f"{job.name}.geojson"
-        write_features(some, layer, path)
-        files[f"geojson/{job.name}.geojson"] = path.stat().st_size
+    for name, write in (("geojson", write_features), ("rois", write_rois)):
+        if name in plan.bound.outputs and name not in plan.bound.layers:
+            relative = f"{name}/{job.name}{image_suffix(name)}"
+            write(some, plan.graph.ends[objects_of(plan.bound, name)], folder / relative)
+            files[relative] = (folder / relative).stat().st_size
     facts["seams"] = seams
     return replace(record, status="done", facts=facts, files=files, tables=_tables(some))
 
@@ -205,7 +211,7 @@ def _notes(some: Bench, tissue: str) -> list[str]:
         )
     left_out = [
         name for name in some.plan.bound.outputs
-        if name in WRITERS and name not in some.plan.bound.layers and name not in ("geojson", "rle")
+        if name in WRITERS and name not in some.plan.bound.layers and name not in ("coco", "geojson", "rle", "rois")
     ]  # fmt: skip
     if left_out:
         notes.append(f"not written of an image done in blocks: {', '.join(left_out)}")
@@ -224,7 +230,10 @@ def _kept(some: Bench, value: Value) -> int:
 
 
 def _tables(some: Bench) -> dict[str, Iterator[bytes]]:
-    """Return the rows of every table output, block after block, as Arrow streams."""
+    """Return the rows of every table output, block after block, as Arrow streams, and the parts of a COCO data set."""
     bound, ends = some.plan.bound, some.plan.graph.ends
     wanted = {name: ends[name].step if name in bound.layers else None for name in table_outputs(bound)}
-    return {name: map(arrow_bytes, rows(some, number)) for name, number in wanted.items()}
+    found: dict[str, Iterator[bytes]] = {name: map(arrow_bytes, rows(some, number)) for name, number in wanted.items()}
+    if makes_coco(bound):
+        found["coco"] = coco_parts(some, ends[objects_of(bound, "coco")])
+    return found
