@@ -91,9 +91,8 @@ def _number(some: Bench, place: Workplace, tell: Step) -> None:
     """Give the objects of all blocks their numbers, and write their labels."""
     start = starts(some)
     _write(some.job, "starts.npz", start)
-    for value in some.plan.emit:  # made here, so that workers only open them
-        if value.name in some.plan.bound.outputs:
-            label_store(some, value, int(start[value.key][-1]))
+    for value in some.plan.stored:  # made here, so that workers only open them
+        label_store(some, value, int(start[value.key][-1]))
     _blocks(some.job, place, ("number", 0), blocks_of(some.ended), tell)
 
 

@@ -64,9 +64,7 @@ def number_block(some: Bench, at: tuple[int, int]) -> None:
 
     core = some.job.core(at)
     start, block = some.starts, some.result("pass", some.plan.passes[-1].number, at)
-    for value in some.plan.emit:
-        if value.name not in some.plan.bound.outputs:
-            continue
+    for value in some.plan.stored:
         numbers = np.concatenate([[0], numbers_of(some, start[value.key], value, block[f"k-{value.key}"])])
         ids = some.store.read_array(f"ids-{value.key}", core)
         store = label_store(some, value, int(start[value.key][-1]))

@@ -26,12 +26,17 @@ _MOST_32 = 2**32 - 1
 
 
 def label_store(some: Bench, value: Value, count: int) -> LabelStore:
-    """Return the store of final labels of one layer, ``TARGET/<layer>/<name>.zarr``, made where it is not there."""
+    """Return the store of final labels of one layer, ``TARGET/<layer>/<name>.zarr``, made where it is not there.
+
+    That of a layer which is no output lies with what is kept between passes.
+    """
     from cellkit.io.omezarr import LabelStore
 
     job, dtype = some.job, np.uint32 if count <= _MOST_32 else np.uint64
     size = some.slide.info.pixel_size
-    return LabelStore.create(job.result(value), job.shape, dtype, (job.chunk, job.chunk), size, value.name)
+    output = value.name in some.plan.bound.outputs
+    path = job.result(value) if output else Path(job.folder) / "drawn" / f"{value.name}.zarr"
+    return LabelStore.create(path, job.shape, dtype, (job.chunk, job.chunk), size, value.name)
 
 
 def rows(some: Bench, number: int | None) -> Iterator[pa.Table]:

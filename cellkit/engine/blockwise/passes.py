@@ -19,7 +19,7 @@ from cellkit.engine.blockwise.joins import JOINS, joins
 from cellkit.engine.blockwise.values import Graph, Value
 from cellkit.engine.execute import live
 from cellkit.engine.networks import loads
-from cellkit.engine.outputs import layers_for
+from cellkit.engine.outputs import drawn_layers, layers_for
 
 __all__ = ["BlockPlan", "Pass", "pixels_of", "plan_blocks"]
 
@@ -53,7 +53,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The passes of a recipe. `emit`: the layers of objects that are numbered; `keep`: other layers to write."""
+    """The passes of a recipe. `emit`: the layers of objects that are numbered; `keep`: other layers to write.
+
+    `drawn`: the layers that an overlay shows.
+    """
 
     bound: Plan
     graph: Graph
@@ -62,6 +65,12 @@ class BlockPlan:
     keep: tuple[Value, ...] = ()
     tables: tuple[int, ...] = ()
     align: int = 1
+    drawn: tuple[Value, ...] = ()
+
+    @property
+    def stored(self) -> tuple[Value, ...]:
+        """The layers of objects whose final labels are written."""
+        return tuple(v for v in self.emit if v.name in self.bound.outputs or v in self.drawn)
 
 
 def plan_blocks(bound: Plan) -> BlockPlan:
@@ -76,7 +85,8 @@ def plan_blocks(bound: Plan) -> BlockPlan:
         _refuse(graph, number, step, tables)
     ends = [graph.ends[name] for name in wanted]
     emit = tuple(value for value in ends if graph.kinds[value].name == "labels")
-    keep = tuple(v for v in ends if v.name in bound.outputs and graph.kinds[v].name in _CONTINUOUS)
+    drawn = tuple(graph.ends[name] for name in drawn_layers(bound))
+    keep = tuple(v for v in ends if (v.name in bound.outputs or v in drawn) and graph.kinds[v].name in _CONTINUOUS)
     passes = _passes(graph, tables)
     given = tuple(_stored(passes))
     of_tables = [value for number in tables for value in _objects(graph, number)]
@@ -84,7 +94,7 @@ def plan_blocks(bound: Plan) -> BlockPlan:
     passes.append(_pass(graph, len(passes), targets, given, objects=bool(emit or tables), last=True))
     align = math.lcm(*(p.align for p in passes))
     emit = tuple(dict.fromkeys([*emit, *(v for v in of_tables if graph.kinds[v].name == "labels")]))
-    return BlockPlan(bound, graph, tuple(passes), emit, keep, tables, align)
+    return BlockPlan(bound, graph, tuple(passes), emit, keep, tables, align, drawn)
 
 
 def _objects(graph: Graph, number: int) -> list[Value]:

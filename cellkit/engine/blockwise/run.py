@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellkit.core.check import WRITERS, Plan
+from cellkit.core.check import Plan
 from cellkit.core.errors import CellkitError, UsageError
 from cellkit.core.recipe import dump
 from cellkit.engine.blockwise.drive import Step, run_passes
 from cellkit.engine.blockwise.job import Bench, BlockJob, forget
 from cellkit.engine.blockwise.outputs import coco_parts, label_store, rows, write_features, write_rois
+from cellkit.engine.blockwise.overlay import write_overlay
 from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
 from cellkit.engine.blockwise.seams import Read, audit, unexplained
 from cellkit.engine.blockwise.settle import ROOM
@@ -174,7 +175,13 @@ def _finished(some: Bench, record: Record, folder: Path, tissue: str) -> Record:
             seams[value.name] = _audited(some, store.read, value.name)
             store.finish()
             files[f"{value.name}/{job.name}.zarr"] = size_of(store.path)
+    if plan.drawn:
+        relative = f"overlays/{job.name}.tif"
+        write_overlay(some, folder / relative)
+        files[relative] = (folder / relative).stat().st_size
     for value in plan.keep if some.ended.any() else ():
+        if value.name not in plan.bound.outputs:
+            continue
         files[f"{value.name}/{job.name}.zarr"] = _kept(some, value)
     for name, write in (("geojson", write_features), ("rois", write_rois)):
         if name in plan.bound.outputs and name not in plan.bound.layers:
@@ -209,12 +216,6 @@ def _notes(some: Bench, tissue: str) -> list[str]:
             f"tissue {Path(tissue).name}: {none:,} of {down * across:,} blocks hold none and were left out, also of "
             "what is measured on the whole image"
         )
-    left_out = [
-        name for name in some.plan.bound.outputs
-        if name in WRITERS and name not in some.plan.bound.layers and name not in ("coco", "geojson", "rle", "rois")
-    ]  # fmt: skip
-    if left_out:
-        notes.append(f"not written of an image done in blocks: {', '.join(left_out)}")
     return notes
 
 
