@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -105,6 +106,8 @@ def run_command(ctx: click.Context, **given: Any) -> None:
         blocks=options.blocks,
         tissue=options.tissue,
     )  # fmt: skip
+    for line in _together(options, memory):
+        click.echo(line, err=True)
     try:
         with show:
             result = run_batch(
@@ -119,6 +122,22 @@ def run_command(ctx: click.Context, **given: Any) -> None:
     else:
         _print_summary(result)
     ctx.exit(1 if result.failed else 0)
+
+
+def _together(options: _Options, memory: int | None) -> list[str]:
+    """Return what all processes together may take, as `--memory` is for each, and a warning where that is too much."""
+    if memory is None or (options.scheduler is None and options.pool != "processes"):
+        return []
+    if options.scheduler not in (None, "local"):
+        return [f"every worker of {options.scheduler} may take {memory / 1e9:.1f} GB"]
+    import psutil
+
+    count = options.workers or os.cpu_count() or 1
+    lines = [f"{count} processes of {memory / 1e9:.1f} GB: {count * memory / 1e9:.1f} GB together"]
+    total = psutil.virtual_memory().total
+    if count * memory > total:
+        lines.append(f"warning: this machine has {total / 1e9:.1f} GB; give less --memory, or fewer --workers")
+    return lines
 
 
 def _with_outputs(recipe: Recipe, outputs: str | None) -> Recipe:

@@ -220,7 +220,7 @@ def _write_account(path: Path, plan: Plan, manifest: Manifest, result: BatchResu
             line.update(sha256=record.digest, seconds=round(record.seconds, 4))
             if record.reason:
                 line["reason"] = record.reason
-            for key in ("notes", "missing", "fields", "seams", "worker"):
+            for key in ("notes", "missing", "fields", "seams", "worker", "failed_blocks"):
                 if record.facts.get(key):
                     line[key] = record.facts[key]
             stream.write(f"{',' if i else ''}\n    {json.dumps(line, ensure_ascii=False)}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cellkit.core.errors import CellkitError
+from cellkit.core.errors import CellkitError, StageError
 from cellkit.core.histogram import Histogram
 from cellkit.engine.blockwise.job import Bench, BlockJob, bench, forget
 from cellkit.engine.blockwise.joins import beside, decide
@@ -18,9 +19,37 @@ from cellkit.engine.blockwise.passes import Pass
 from cellkit.engine.blockwise.results import pack, pack_histogram, unpack_histogram, unpack_open
 from cellkit.engine.blockwise.task import Done, Task, carry_out
 from cellkit.engine.blockwise.tissue import blocks_of, grow
-from cellkit.engine.executors import Workplace
+from cellkit.engine.executors import Lost, Workplace
 
-__all__ = ["Progress", "Step", "run_passes"]
+__all__ = ["BlockError", "Progress", "Step", "run_passes"]
+
+
+_TRIES = 2
+"""How often a block is tried; one whose worker dies is tried by the workplace."""
+_MOST_FAILED = 8
+"""Blocks that fail before no more are begun: what is wrong with so many is wrong with all."""
+_NAMED = 3
+
+
+class BlockError(StageError):
+    """Blocks that failed for good. `blocks` says of each where it is, in which stage it failed and why."""
+
+    def __init__(self, job: BlockJob, stage: str, total: int, failed: Mapping[tuple[int, int], BaseException]) -> None:
+        self.blocks: list[dict[str, Any]] = []
+        for at, error in sorted(failed.items(), key=lambda item: item[0]):
+            core = job.core(at)
+            reason = str(error) if isinstance(error, CellkitError) else f"{type(error).__name__}: {error}"
+            where = {"rows": [core.top, core.bottom], "columns": [core.left, core.right]}
+            self.blocks.append({"block": list(at), **where, "stage": stage, "reason": reason})
+        named = [
+            f"rows {b['rows'][0]:,} to {b['rows'][1]:,}, columns {b['columns'][0]:,} to {b['columns'][1]:,}: "
+            f"{b['reason']}" for b in self.blocks[:_NAMED]
+        ]  # fmt: skip
+        more = f"; and {len(self.blocks) - _NAMED} more" if len(self.blocks) > _NAMED else ""
+        super().__init__(
+            f"{len(self.blocks)} of {total:,} blocks failed in {stage} (the same command tries them again): "
+            f"{'; '.join(named)}{more}"
+        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +71,7 @@ def run_passes(job: BlockJob, place: Workplace, tell: Step) -> Bench:
 
     Where objects reach so far into blocks without tissue that these are needed between passes, the job begins anew.
 
-    Raises the `CellkitError` of the first block that fails; what is done stays done.
+    Raises `BlockError` where blocks fail time after time; what is done stays done.
     """
     while True:
         try:
@@ -109,16 +138,22 @@ def _blocks(
     left = [at for at in ats if not job.file(what, number, at).exists()]
     done = len(ats) - len(left)
     tell(Progress(f"{what} {number}", done, len(ats)))
-    failed: BaseException | None = None
-    tasks = (_task(job, what, number, at, seeds) for at in left if failed is None)
-    for _, found in place.map(carry_out, tasks):
-        if isinstance(found, Done):
-            done += 1
-            tell(Progress(f"{what} {number}", done, len(ats), found.seconds, found.worker))
-        elif failed is None:
-            failed = found
-    if failed is not None:
-        raise failed if isinstance(failed, CellkitError) else CellkitError(f"{type(failed).__name__}: {failed}")
+    failed: dict[tuple[int, int], BaseException] = {}
+    for attempt in range(1, _TRIES + 1):
+        failed = {at: error for at, error in failed.items() if isinstance(error, Lost)}  # those had their tries
+        tasks = (_task(job, what, number, at, seeds) for at in left if len(failed) < _MOST_FAILED)
+        for task, found in place.map(carry_out, tasks):
+            if isinstance(found, Done):
+                done += 1
+                tell(Progress(f"{what} {number}", done, len(ats), found.seconds, found.worker))
+            else:
+                failed[task.at] = found
+        if not failed:
+            return
+        if attempt < _TRIES:
+            left = [at for at in left if not job.file(what, number, at).exists()]
+            left = [at for at in left if at not in failed or not isinstance(failed[at], Lost)]
+    raise BlockError(job, f"{what} {number}", len(ats), failed)
 
 
 def _task(
