@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from cellkit.core import Boxes, Instances
+from cellkit.grid.cover import Window
 
-__all__ = ["nearest", "scaled_boxes", "scaled_instances", "smooth"]
+__all__ = ["nearest", "nearest_window", "scaled_boxes", "scaled_instances", "smooth"]
 
 _MOST_CHANNELS = 4  # beyond these OpenCV falls back to slower paths or refuses
 
@@ -49,8 +50,16 @@ def nearest(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(np.take(np.take(array, rows, axis=0), columns, axis=1))
 
 
-def _under_centre(wanted: int, given: int) -> np.ndarray:
-    return (2 * np.arange(wanted) + 1) * given // (2 * wanted)
+def nearest_window(
+    array: np.ndarray, outer: tuple[int, int], inner: tuple[int, int], seen: Window, window: Window
+) -> np.ndarray:
+    """Return the pixels of `window` of `nearest` at `inner`, of an image of `outer` of which `array` is `seen`."""
+    rows, columns = (_under_centre(inner[i], outer[i], window[i], window[i + 2]) - seen[i] for i in (0, 1))
+    return np.ascontiguousarray(np.take(np.take(array, rows, axis=0), columns, axis=1))
+
+
+def _under_centre(wanted: int, given: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    return (2 * np.arange(start, wanted if stop is None else stop) + 1) * given // (2 * wanted)
 
 
 def scaled_boxes(boxes: Boxes, scale: tuple[float, float]) -> Boxes:

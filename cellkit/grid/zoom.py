@@ -9,7 +9,7 @@ import numpy as np
 
 from cellkit.grid.cover import Window
 
-__all__ = ["reach_of", "zoom_window"]
+__all__ = ["held_by", "reach_of", "zoom_window"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,21 @@ def reach_of(outer: tuple[int, int], inner: tuple[int, int], window: Window) -> 
     rows = _taps(outer[0], inner[0], window.top, window.bottom)
     columns = _taps(outer[1], inner[1], window.left, window.right)
     return Window(rows.low, columns.low, rows.high, columns.high)
+
+
+def held_by(outer: tuple[int, int], inner: tuple[int, int], window: Window) -> Window:
+    """Return the pixels of the inner image that the pixels of `window` in the outer one are enough for.
+
+    Where there are none, `bottom` <= `top` or `right` <= `left`.
+    """
+    spans = []
+    for given, wanted, start, stop in zip(outer, inner, window[:2], window[2:], strict=True):
+        low = max(0, start * wanted // given - 2)
+        taps = _taps(given, wanted, low, min(wanted, -(-stop * wanted // given) + 2))
+        held = np.flatnonzero((taps.first >= start) & (taps.first + taps.count <= stop))
+        spans.append((low + int(held[0]), low + int(held[-1]) + 1) if len(held) else (0, 0))
+    (top, bottom), (left, right) = spans
+    return Window(top, left, bottom, right)
 
 
 def _taps(given: int, wanted: int, start: int, stop: int) -> _Taps:
