@@ -66,6 +66,6 @@ def number_block(some: Bench, at: tuple[int, int]) -> None:
     start, block = some.starts, some.result("pass", some.plan.passes[-1].number, at)
     for value in some.plan.stored:
         numbers = np.concatenate([[0], numbers_of(some, start[value.key], value, block[f"k-{value.key}"])])
-        ids = some.store.read_array(f"ids-{value.key}", core)
+        ids = some.spill.read_ids(value, core)
         store = label_store(some, value, int(start[value.key][-1]))
         store.write(core, numbers[ids].astype(store.dtype))

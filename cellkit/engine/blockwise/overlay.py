@@ -63,8 +63,7 @@ def _read(some: Bench, value: Value, window: Window) -> np.ndarray:
         return label_store(some, value, int(some.starts[value.key][-1])).read(window).astype(np.int64)
     if not some.ended.any():  # nothing was made anywhere
         return np.zeros(window.shape, bool)
-    mask: np.ndarray = some.store.read(value, window).value
-    return mask
+    return some.store.read(value, window)
 
 
 def _looks(some: Bench) -> tuple[list[tuple[float, float]], np.ndarray]:
