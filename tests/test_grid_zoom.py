@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,10 +14,19 @@ from hypothesis import strategies as st
 from cellkit.core import KINDS, StageError
 from cellkit.grid.cover import Window
 from cellkit.grid.frame import ScaledFrame
-from cellkit.grid.resample import smooth
 from cellkit.grid.zoom import reach_of, zoom_window
 
 SIDES = st.integers(1, 90)
+
+
+def smooth(array, inner):
+    """By OpenCV: by area along an axis that shrinks, then linear along one that grows."""
+    planes = []
+    for plane in np.moveaxis(array[..., None] if array.ndim == 2 else array, 2, 0):
+        small = (min(plane.shape[1], inner[1]), min(plane.shape[0], inner[0]))
+        plane = cv2.resize(np.ascontiguousarray(plane), small, interpolation=cv2.INTER_AREA)
+        planes.append(cv2.resize(plane, inner[::-1], interpolation=cv2.INTER_LINEAR))
+    return np.stack(planes, axis=2) if array.ndim == 3 else planes[0]
 
 
 def zoomed(array, inner, window=None):

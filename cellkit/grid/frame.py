@@ -234,7 +234,7 @@ def _resampled(
         out = zoom_window(lambda part: value[part.within(seen).slices], given, wanted, window)
         return np.minimum(out, 1.0) if kind.name == "prob" else out
     if kind.name in _ARRAYS:
-        return resample.nearest_window(value, given, wanted, seen, window)
+        return resample.nearest(value, given, wanted, seen, window)
     scale = (wanted[0] / given[0], wanted[1] / given[1])
     if kind.name == "boxes":
         return resample.scaled_boxes(value, scale)

@@ -38,8 +38,8 @@ def zoom_window(
     made of. An axis that shrinks is averaged by area, one that grows is linear between the pixels' centres. Weights
     come from whole numbers in the coordinates of the whole image, are summed in double precision and in a fixed order:
     windows agree with the whole and with one another bit for bit, and a constant stays what it is. The result is
-    float32. It is `cellkit.grid.resample.smooth` but for what OpenCV leaves out: shares of under a thousandth of a
-    pixel when it shrinks, and positions beyond single precision.
+    float32. It is what OpenCV's INTER_AREA and INTER_LINEAR give but for what these leave out: shares of under a
+    thousandth of a pixel when it shrinks, and positions beyond single precision.
 
     Raises `ValueError` where `window` is empty or does not lie within `inner`.
     """
