@@ -215,7 +215,7 @@ def filled(layer: Layer, window: Window, job: BlockJob, region: Region) -> Layer
 
     0 may be anything but background, as in a picture of dark objects on white; masks, classes and labels stay 0.
     """
-    if layer.value.dtype != np.float32:
+    if region.done.all() or layer.value.dtype != np.float32:
         return layer
     outside = ~_pixels(job, region.done, window)
     if not outside.any() or outside.all():
