@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class _Options:
     pool: str
     scheduler: str | None
     blocks: int | None
+    tissue: str
 
 
 @click.command("run", short_help="Run a recipe on images and write what it makes.")
@@ -67,6 +69,9 @@ class _Options:
     help="What workers are.  [default: threads]",
 )
 @click.option("--blocks", type=click.IntRange(min=64), metavar="PX", help="Do every image in blocks of this side.")
+@click.option(
+    "--tissue", default="", metavar="auto|FILE", help="Do images in blocks, and leave out those without tissue."
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Work by Dask: tcp://host:8786, or local for a cluster here.")
 @click.option("--compile", "compiled", is_flag=True, help="Let torch compile networks first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -101,7 +106,10 @@ def run_command(ctx: click.Context, **given: Any) -> None:
         scheduler=options.scheduler or "local",
         plugins=options.plugins,
         blocks=options.blocks,
+        tissue=options.tissue,
     )  # fmt: skip
+    for line in _together(options, memory):
+        click.echo(line, err=True)
     try:
         with show:
             result = run_batch(
@@ -116,6 +124,22 @@ def run_command(ctx: click.Context, **given: Any) -> None:
     else:
         _print_summary(result)
     ctx.exit(1 if result.failed else 0)
+
+
+def _together(options: _Options, memory: int | None) -> list[str]:
+    """Return what all processes together may take, as `--memory` is for each, and a warning where that is too much."""
+    if memory is None or (options.scheduler is None and options.pool != "processes"):
+        return []
+    if options.scheduler not in (None, "local"):
+        return [f"every worker of {options.scheduler} may take {memory / 1e9:.1f} GB"]
+    import psutil
+
+    count = options.workers or os.cpu_count() or 1
+    lines = [f"{count} processes of {memory / 1e9:.1f} GB: {count * memory / 1e9:.1f} GB together"]
+    total = psutil.virtual_memory().total
+    if count * memory > total:
+        lines.append(f"warning: this machine has {total / 1e9:.1f} GB; give less --memory, or fewer --workers")
+    return lines
 
 
 def _with_outputs(recipe: Recipe, outputs: str | None) -> Recipe:

@@ -44,6 +44,12 @@ RECIPES = {
     "{threshold: {value: 0.5}, out: outer}, {components: {}, in: outer, out: cells}, "
     "{measure: {}, in: {objects: nuclei, raw: raw}}, {relate: {}, in: {table: table, child: nuclei, parent: cells}}]",
     "nothing": "[{threshold: {value: 2.0}}, components, measure, rle]",
+    "smaller": "[{resize: {factor: 0.4}, steps: [{gaussian: {sigma: 1}, out: soft}]}, "
+    "{threshold: {value: 0.5}, in: soft}, {drop_small: {area: 9}}, components, measure, rle]",
+    "larger": "[{resize: {standard: 30, diameter: 18}, steps: [{gaussian: {sigma: 1.5}}, {threshold: {value: 0.52}}]}, "
+    "fill_holes, components, rle]",
+    "measured when smaller": "[{resize: {factor: 0.7}, steps: [{median: {radius: 2}, out: soft}]}, "
+    "{otsu: {}, in: soft}, distance, {maxima: {h: 0.5}}, watershed, measure, rle]",
     "still": "[{resize: {standard: 28}, steps: [{gaussian: {sigma: 1}, out: soft}]}, {otsu: {}, in: soft}, "
     "components, rle]",
 }
@@ -148,7 +154,9 @@ def test_an_object_too_large_for_the_memory_is_named(tmp_path):
     ("steps", "words"),
     [
         ("[clahe, otsu, components]", r"clahe: needs the whole image at once.*tile: \{size: 2048"),
-        ("[{resize: {factor: 0.5}, steps: [{gaussian: {}, out: soft}]}, {otsu: {}, in: soft}, components]", "--mpp"),
+        ("[{resize: {longest: 90}, steps: [{gaussian: {}, out: soft}]}, {otsu: {}, in: soft}, components]", "`factor`"),
+        ("[{resize: {factor: 0.5}, steps: [{threshold: {value: 0.5}}, components]}]", r"whole objects.*--mpp"),
+        ("[{resize: {factor: 0.5}, steps: [otsu]}, components]", r"from inside a bracket; move it before"),
         (
             "[{pad: {square: true}, steps: [{gaussian: {}, out: soft}]}, {otsu: {}, in: soft}, components]",
             "leave it out",

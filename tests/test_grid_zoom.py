@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cellkit.core import KINDS, StageError
 from cellkit.grid.cover import Window
-from cellkit.grid.resample import smooth
+from cellkit.grid.frame import ScaledFrame
 from cellkit.grid.zoom import reach_of, zoom_window
 
 SIDES = st.integers(1, 90)
+
+
+def smooth(array, inner):
+    """By OpenCV: by area along an axis that shrinks, then linear along one that grows."""
+    planes = []
+    for plane in np.moveaxis(array[..., None] if array.ndim == 2 else array, 2, 0):
+        small = (min(plane.shape[1], inner[1]), min(plane.shape[0], inner[0]))
+        plane = cv2.resize(np.ascontiguousarray(plane), small, interpolation=cv2.INTER_AREA)
+        planes.append(cv2.resize(plane, inner[::-1], interpolation=cv2.INTER_LINEAR))
+    return np.stack(planes, axis=2) if array.ndim == 3 else planes[0]
 
 
 def zoomed(array, inner, window=None):
@@ -59,3 +74,37 @@ def test_windows_beyond_are_refused():
     for window in (Window(0, 0, 6, 5), Window(-1, 0, 3, 3), Window(2, 2, 2, 4)):
         with pytest.raises(ValueError, match="does not lie within 5 x 5"):
             zoomed(np.zeros((9, 9), np.float32), (5, 5), window)
+
+
+@settings(max_examples=150)
+@given(
+    outer=st.tuples(st.integers(1, 200), st.integers(1, 200)), factor=st.floats(0.05, 5),
+    kind=st.sampled_from(["image", "mask"]), grid=st.sampled_from([1, 4]), data=st.data(),
+)  # fmt: skip
+def test_a_window_that_is_resized_and_brought_back_is_part_of_the_whole(outer, factor, kind, grid, data):
+    """But for a rim whose width is what blocks reckon with; what is beyond it is 0."""
+    inner = tuple(max(1, round(side * factor)) for side in outer)
+    whole = ScaledFrame(outer, inner)
+    top, left = data.draw(st.integers(0, outer[0] - 1)), data.draw(st.integers(0, outer[1] - 1))
+    seen = Window(top, left, data.draw(st.integers(top + 1, outer[0])), data.draw(st.integers(left + 1, outer[1])))
+    value = np.random.default_rng(outer[0]).random((*outer, 1), np.float32)
+    value = value if kind == "image" else value[..., 0] > 0.5
+    back = whole.leave(KINDS[kind], [whole.parts[0].enter(KINDS[kind], value)])
+    frame = replace(whole, seen=seen, grid=grid)
+    rim = math.ceil(1.15 * (grid + 4) / factor) + 3
+    good = Window(
+        top + rim * (top > 0), left + rim * (left > 0),
+        seen.bottom - rim * (seen.bottom < outer[0]), seen.right - rim * (seen.right < outer[1]),
+    )  # fmt: skip
+    try:
+        (part,) = frame.parts
+    except StageError:
+        assert good.top >= good.bottom or good.left >= good.right
+        return
+    assert part.window.top % grid == part.window.left % grid == 0
+    made = part.enter(KINDS[kind], value[seen.slices])
+    np.testing.assert_array_equal(made, whole.parts[0].enter(KINDS[kind], value)[part.window.slices])
+    got = frame.leave(KINDS[kind], [made])
+    assert got.shape == value[seen.slices].shape
+    if good.top < good.bottom and good.left < good.right:
+        np.testing.assert_array_equal(got[good.within(seen).slices], back[good.slices])

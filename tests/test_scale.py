@@ -170,12 +170,14 @@ def test_status_of_no_run_and_a_scheduler_that_is_not_there(cellkit, tmp_path):
     assert "cannot be reached" in done.stderr
 
 
-def test_a_network_in_blocks_tells_what_it_tells_of_the_whole(slide, cellkit, tmp_path):
+@pytest.mark.parametrize("diameter", [28, 20])
+def test_a_network_in_blocks_tells_what_it_tells_of_the_whole(slide, cellkit, tmp_path, diameter):
     """Within the rounding of its numbers: nearly every object is the same to the pixel, and none is missing."""
     found = []
     for number, more in enumerate(((), ("--blocks", 512))):
         out = tmp_path / str(number)
-        cellkit("run", "nuclei", slide, "-o", out, "--outputs", "labels,rle", "--device", "cpu", *more)
+        more += ("--set", f"resize.diameter={diameter}", "--device", "cpu")
+        cellkit("run", "nuclei", slide, "-o", out, "--outputs", "labels,rle", *more)
         found.append(pd.read_csv(out / "rle.csv")["EncodedPixels"])
     assert len(found[0]) == len(found[1]) > 100
     assert len(set(found[0]) & set(found[1])) > 0.98 * len(found[0])

@@ -27,7 +27,7 @@ from cellkit.engine.manifest import Manifest, Record
 from cellkit.engine.networks import Networks, divide_memory, open_networks
 from cellkit.engine.opencv import single_threaded_opencv
 from cellkit.engine.outputs import counts, encode, layers_for, write_image_outputs
-from cellkit.engine.reading import Reader, Reading
+from cellkit.engine.reading import Reader, Reading, digest_files
 from cellkit.engine.warm import warming
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Settings:
     the bytes that this process should stay within (None: no bound). `compiled`: let torch compile networks. `level`,
     `mpp`: the resolution to read, see `cellkit.io.open_slide`. `pool`: where work is done, `scheduler` the address of
     Dask's, see `cellkit.engine.executors.Workplace`. `plugins`: files of one's own stages, for other processes.
-    `blocks`: do every image in blocks of about so many pixels a side, whether it fits in memory or not.
+    `blocks`: do every image in blocks of about so many pixels a side, whether it fits in memory or not. `tissue`: do
+    every image in blocks and leave out those without tissue: ``auto``, or a mask image.
     """
 
     workers: int | None = None
@@ -62,6 +63,7 @@ class Settings:
     scheduler: str = "local"
     plugins: tuple[str, ...] = ()
     blocks: int | None = None
+    tissue: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,11 @@ def run_batch(
         raise UsageError(f"workers must be at least 1, got {workers}")
     sources = find(images, recipe.read_options)
     _refuse_stopped(bound)
+    tissue = _digest_tissue(settings.tissue)
     networks = open_networks(bound, settings, len(sources))
     folder = _prepare(Path(out))
     started = perf_counter()
-    job = open_job(bound, folder, _digest_recipe(bound, networks), networks, settings)
+    job = open_job(bound, folder, _digest_recipe(bound, networks, tissue), networks, settings)
     with (
         closing(networks),
         Manifest(folder / STATE_FOLDER) as manifest,
@@ -163,7 +166,7 @@ def run_batch(
 
 def _most_of(room: int | None, settings: Settings) -> int:
     """Return the bytes that one image and its layers may take before it is done in blocks."""
-    if settings.blocks is not None:
+    if settings.blocks is not None or settings.tissue:
         return 0
     return room if room is not None else psutil.virtual_memory().total // 2
 
@@ -231,13 +234,25 @@ def _prepare(out: Path) -> Path:
     return out
 
 
-def _digest_recipe(bound: Plan, networks: Networks) -> str:
+def _digest_tissue(tissue: str) -> list[str]:
+    """Return what stands for the tissue mask in a digest. Raises `UsageError` where there is none."""
+    if tissue in ("", "auto"):
+        return [tissue] if tissue else []
+    try:
+        return [digest_files([Path(tissue)])]
+    except OSError as error:
+        raise UsageError(
+            f"--tissue {tissue}: cannot be read: {error.strerror or error}; wanted auto, or a mask image (0: no tissue)"
+        ) from error
+
+
+def _digest_recipe(bound: Plan, networks: Networks, tissue: Sequence[str]) -> str:
     """Digest all that decides the results besides the image: steps with every default, plug-ins, networks, version."""
     from cellkit import __version__
 
     text = dump(replace(bound.resolved(), name="recipe", description=""))
     loaded = [networks.identity()] if networks.used else []
-    return _sha256([text, repr(sorted(registry.plugin_digests().items())), __version__, *loaded])
+    return _sha256([text, repr(sorted(registry.plugin_digests().items())), __version__, *loaded, *tissue])
 
 
 def _sha256(texts: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from cellkit.core.recipe import Recipe
 from cellkit.core.sample import Layer, Sample
 from cellkit.core.stage import FromSample
 from cellkit.engine.networks import Networks
+from cellkit.grid.frame import Frame
 
 __all__ = ["Observation", "apply", "execute", "live", "run"]
 
@@ -77,10 +78,20 @@ def execute(
     return cell.sample
 
 
-def apply(step: BoundStep, sample: Sample, networks: Networks, histogram: Histogram | None = None) -> Sample:
-    """Carry out one step on `sample`; `histogram` is given to a step that waits for one, instead of measuring here."""
+def apply(
+    step: BoundStep,
+    sample: Sample,
+    networks: Networks,
+    histogram: Histogram | None = None,
+    frame: Frame | None = None,
+) -> Sample:
+    """Carry out one step on `sample`.
+
+    `histogram` is given to a step that waits for one, instead of measuring here; `frame` to a bracket whose own is not
+    that of the sample's shape.
+    """
     if step.spec.bracket:
-        (cell,) = _run_bracket(step, [_Cell(sample, None)], _Work(networks, None))
+        (cell,) = _run_bracket(step, [_Cell(sample, None)], _Work(networks, None), frame)
         return cell.sample
     layer = _call(step, networks.fill(step), sample, histogram)
     return sample.with_layer(step.output, layer.kind, layer.value, layer.names)
@@ -157,8 +168,8 @@ def _run_step(step: BoundStep, cells: list[_Cell], work: _Work) -> list[_Cell]:
     return done
 
 
-def _run_bracket(step: BoundStep, cells: list[_Cell], work: _Work) -> list[_Cell]:
-    frames = [_frame(step, cell.sample.shape) for cell in cells]
+def _run_bracket(step: BoundStep, cells: list[_Cell], work: _Work, given: Frame | None = None) -> list[_Cell]:
+    frames = [given or _frame(step, cell.sample.shape) for cell in cells]
     total = _Total()
     inside = replace(work, depth=work.depth + 1, observe=total.add if work.observe is not None else None)
     wanted = {*step.reads, "raw"}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cellkit.core.check import BoundStep, Plan
 from cellkit.engine.execute import live
 
-__all__ = ["Room", "bytes_per_pixel"]
+__all__ = ["Room", "bytes_per_pixel", "resize_factor"]
 
 _BYTES: Mapping[str, int] = {"image": 4, "prob": 4, "field": 4, "mask": 1, "classes": 1, "labels": 4}
 _WORKSPACE = 12
@@ -46,10 +47,20 @@ def _apart(step: BoundStep) -> float:
     """Return how often a bracket holds a pixel of what it makes in its parts, until they are put together."""
     if not step.spec.bracket:
         return 0.0
+    if step.spec.name == "resize":
+        return max(1.0, (resize_factor(step.params) or 1.0) ** 2)
     size, halo = step.params.get("size"), step.params.get("halo")
     if not isinstance(size, int) or not isinstance(halo, int):
         return 1.0
     return ((size + 2 * halo) / size) ** 2
+
+
+def resize_factor(params: Mapping[str, Any]) -> float | None:
+    """Return by how much a `resize` multiplies both sides; None where that hangs on the image."""
+    if params["standard"] is not None:
+        return float(params["standard"] / params["diameter"]) if params["diameter"] is not None else 1.0
+    factor: float | None = params["factor"]
+    return factor
 
 
 def _last_use(plan: Plan, keep: Sequence[str]) -> dict[str, int]:

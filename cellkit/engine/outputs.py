@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "arrow_bytes",
     "counts",
+    "drawn_layers",
     "encode",
     "layers_for",
     "makes_coco",
@@ -51,6 +52,11 @@ def table_outputs(plan: Plan) -> list[str]:
     return [
         name for name in plan.outputs if (name == "rle" if _is_made(plan, name) else plan.layers[name].name in _PER_RUN)
     ]
+
+
+def drawn_layers(plan: Plan) -> Sequence[str]:
+    """Return the layers that the run's overlays show."""
+    return _used(plan, "overlay") if "overlay" in plan.outputs and _is_made(plan, "overlay") else ()
 
 
 def makes_coco(plan: Plan) -> bool:

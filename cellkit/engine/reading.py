@@ -22,7 +22,7 @@ from cellkit.grid.cover import Window
 if TYPE_CHECKING:
     from cellkit.io import Slide, Source
 
-__all__ = ["Ahead", "Reader", "Reading", "size_of"]
+__all__ = ["Ahead", "Reader", "Reading", "digest_files", "size_of"]
 
 _READ_AHEAD_BYTES = 512 * 2**20
 _SMALL = 4 * 2**20
@@ -116,7 +116,7 @@ class Reader:
         digest, taken = "", 0
         try:
             if all(path.exists() for path in source.paths):  # read() names what is missing better than open() does
-                digest = _digest_files(source.paths)
+                digest = digest_files(source.paths)
             if before is not None and self._holds(before, digest):
                 return Reading(digest, kept=before)
             taken = self._enter(source)
@@ -188,7 +188,8 @@ def _megabytes(size: int) -> str:
     return f"{max(size, 0) / 1e6:,.0f} MB"
 
 
-def _digest_files(paths: Sequence[Path]) -> str:
+def digest_files(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of files; of a folder, that of the names, sizes and times of what lies in it."""
     total = hashlib.sha256()
     stores = [path.with_name(f"{path.stem}_files") for path in paths if path.suffix.lower() == ".dzi"]
     for path in (*paths, *stores):

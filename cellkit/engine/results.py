@@ -105,11 +105,13 @@ def _write_images(path: Path, manifest: Manifest, layers: list[str]) -> None:
 def _coco_sets(manifest: Manifest) -> Iterator[ObjectSet]:
     from cellkit.formats.coco import decode_dataset
 
-    for record, text in manifest.tables("coco"):
+    before = ""
+    for record, text in manifest.tables("coco"):  # of an image done in blocks there are many parts
         for objects in decode_dataset(text, record.name) if text is not None else ():
             # The file an image came from, without its folder: results do not depend on where it lies.
             file_name = Path(record.source).name if " + " not in record.source else record.name
-            yield objects.with_(file_name=file_name, image_id=None)
+            yield objects.with_(file_name=file_name, image_id=None, continued=record.name == before)
+            before = record.name
 
 
 def _write_table(name: str, manifest: Manifest, folder: Path, scratch: Path) -> None:
@@ -218,7 +220,7 @@ def _write_account(path: Path, plan: Plan, manifest: Manifest, result: BatchResu
             line.update(sha256=record.digest, seconds=round(record.seconds, 4))
             if record.reason:
                 line["reason"] = record.reason
-            for key in ("notes", "missing", "fields", "seams", "worker"):
+            for key in ("notes", "missing", "fields", "seams", "worker", "failed_blocks"):
                 if record.facts.get(key):
                     line[key] = record.facts[key]
             stream.write(f"{',' if i else ''}\n    {json.dumps(line, ensure_ascii=False)}")

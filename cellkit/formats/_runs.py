@@ -8,7 +8,7 @@ import numpy as np
 
 from cellkit.core.errors import FormatError
 
-__all__ = ["Runs", "clash", "drawn", "merged", "paint", "runs_of", "stable_order"]
+__all__ = ["Runs", "clash", "drawn", "merged", "paint", "runs_of", "runs_of_part", "stable_order"]
 
 _MOST = 2**62
 
@@ -82,6 +82,19 @@ def runs_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ends = np.append(starts[1:], labels.size)
     kept = values != 0
     return starts[kept], ends[kept], values[kept]
+
+
+def runs_of_part(labels: np.ndarray, origin: tuple[int, int], height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `runs_of`, for `labels` that are the part from `origin` (y, x) on of an image `height` px high.
+
+    They are those of the whole image, for objects that lie wholly inside the part.
+    """
+    starts, ends, values = runs_of(np.pad(labels, ((0, 1), (0, 0))))  # so that no run goes on in the next column
+    column, row = np.divmod(starts, labels.shape[0] + 1)
+    first = (column + origin[1]) * height + row + origin[0]
+    last = first + (ends - starts)
+    joined = np.flatnonzero((first[1:] == last[:-1]) & (values[1:] == values[:-1]))
+    return np.delete(first, joined + 1), np.delete(last, joined), np.delete(values, joined)
 
 
 def stable_order(values: np.ndarray) -> np.ndarray:

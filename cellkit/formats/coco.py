@@ -9,6 +9,7 @@ Source: cocodataset.org/#format-data and #format-results; pycocotools.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
@@ -38,24 +39,42 @@ __all__ = [
 ]
 
 
+class _Taken:
+    """Numbers given out, as ranges: a billion in a row take no more memory than one."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.stops: list[int] = []
+
+    def take(self, wanted: int | None) -> int:
+        """Return `wanted` where it is free, else the least free number from 1."""
+        at = -1 if wanted is None else bisect_right(self.starts, wanted) - 1
+        if wanted is None or (at >= 0 and wanted < self.stops[at]):
+            wanted = self.stops[0] if self.starts and self.starts[0] <= 1 else 1
+            at = bisect_right(self.starts, wanted) - 1
+        if at >= 0 and self.stops[at] == wanted:
+            self.stops[at] += 1
+        else:
+            at += 1
+            self.starts.insert(at, wanted)
+            self.stops.insert(at, wanted + 1)
+        if at + 1 < len(self.starts) and self.stops[at] == self.starts[at + 1]:
+            self.stops[at] = self.stops.pop(at + 1)
+            self.starts.pop(at + 1)
+        return wanted
+
+
 @dataclass
 class Numbering:
-    """The numbers given out so far to images, annotations and categories of one file; those a source has are kept."""
+    """The numbers given out so far to images, annotations and categories of one file; those a source has are kept.
 
-    images: set[int] = field(default_factory=set)
-    annotations: set[int] = field(default_factory=set)
+    `image` is the number of the last image.
+    """
+
+    images: _Taken = field(default_factory=_Taken)
+    annotations: _Taken = field(default_factory=_Taken)
     categories: dict[str, int] = field(default_factory=dict)
-    _next: dict[str, int] = field(default_factory=lambda: {"images": 1, "annotations": 1})
-
-    def take(self, what: str, wanted: int | None) -> int:
-        """Return `wanted` where it is free, else the next free number."""
-        used: set[int] = getattr(self, what)
-        if wanted is None or wanted in used:
-            while self._next[what] in used:
-                self._next[what] += 1
-            wanted = self._next[what]
-        used.add(wanted)
-        return wanted
+    image: int = 0
 
     def category(self, name: str, known: Mapping[str, int]) -> int:
         """Return the number of a class."""
@@ -77,7 +96,8 @@ def entries(objects: ObjectSet, numbering: Numbering, *, results: bool = False) 
     """
     if results and objects.scores is None and len(objects):
         raise FormatError(f"image {objects.name!r}: COCO results need a score for every object")
-    number = numbering.take("images", objects.image_id)
+    number = numbering.image if objects.continued else numbering.images.take(objects.image_id)
+    numbering.image = number
     height, width = objects.size
     file_name = objects.file_name or objects.name
     image: dict[str, Any] = {"id": number, "file_name": file_name, "height": height, "width": width}
@@ -96,7 +116,8 @@ def encode_dataset(sets: Iterable[ObjectSet]) -> str:
     annotations: list[str] = []
     for objects in sets:
         image, lines = entries(objects, numbering)
-        images.append(dumps(image))
+        if not objects.continued:
+            images.append(dumps(image))
         annotations.extend(lines)
     return "".join(document(images, annotations, numbering))
 
@@ -140,7 +161,7 @@ def _annotations(objects: ObjectSet, numbering: Numbering, image: int, results: 
         line: dict[str, Any] = {"image_id": image, "category_id": numbering.category(name, objects.categories)}
         own = int(objects.ids[i])
         if not results:
-            line = {"id": numbering.take("annotations", own), **line}
+            line = {"id": numbering.annotations.take(own), **line}
         if segmentations is not None:
             line["segmentation"] = segmentations[i]
         line["bbox"] = [x0, y0, _short(x1 - x0), _short(y1 - y0)]

@@ -9,6 +9,7 @@ Source: RFC 7946; qupath.lib.io.GsonTools (QuPath 0.5).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from cellkit.formats import _json
 from cellkit.formats.objects import ObjectSet, named
 from cellkit.formats.outlines import Polygon, of_outlines, outlines
 
-__all__ = ["around", "decode", "encode", "feature", "geometries"]
+__all__ = ["around", "decode", "encode", "feature", "geometries", "rings_of"]
 
 
 def encode(objects: ObjectSet) -> str:
@@ -41,6 +42,13 @@ def geometries(objects: ObjectSet, origin: tuple[int, int] = (0, 0)) -> list[str
     shift = np.array([origin[1], origin[0]])
     moved = ([[ring + shift for ring in polygon] for polygon in polygons] for polygons in outlines(objects))
     return [_json.dumps(_geometry(polygons)) for polygons in moved]
+
+
+def rings_of(geometry: str) -> list[list[np.ndarray]]:
+    """Return the polygons whose text `geometries` has made: rings, int64 (k, 2) as x, y, not closed."""
+    shape = json.loads(geometry)
+    polygons = [shape["coordinates"]] if shape["type"] == "Polygon" else shape["coordinates"]
+    return [[np.array(ring[:-1], np.int64) for ring in polygon] for polygon in polygons]
 
 
 def feature(geometry: str, number: int) -> str:

@@ -10,20 +10,24 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import IO, Any
 
 import numpy as np
 
 from cellkit.core.errors import FormatError
 from cellkit.formats import _json
 from cellkit.formats._fill import fill
-from cellkit.formats._roi import Roi, read_roi, write_roi
+from cellkit.formats._roi import MAX_COORDINATE, Roi, read_roi, write_roi
 from cellkit.formats._runs import Runs, merged
 from cellkit.formats.objects import ObjectSet, named
 from cellkit.formats.outlines import outlines
 
-__all__ = ["decode", "encode"]
+__all__ = ["MAX_COORDINATE", "archive", "decode", "encode"]
 
+_NONE: Mapping[str, str] = MappingProxyType({})
 _MOST_ROIS = 2**22
 _MOST_BYTES = 2**30
 _MOST_OF_ONE = 2**25
@@ -36,24 +40,37 @@ def encode(objects: ObjectSet) -> bytes:
 
     Raises `FormatError` for objects without masks, and for those beyond 60,535 px.
     """
-    head: dict[str, Any] = {"cellkit": 1, "name": objects.name, "size": list(objects.size)}
-    if objects.pixel_size is not None:
-        head["pixel_size_um"] = list(objects.pixel_size)
     buffer = io.BytesIO()
-    width = len(str(int(objects.ids.max(initial=1))))
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.comment = _json.dumps(head).encode()[:65535]
+    with archive(buffer, objects, int(objects.ids.max(initial=1))) as add:
         for i, polygons in enumerate(outlines(objects)):
-            number = int(objects.ids[i])
-            where = f"image {objects.name!r}, object {number}"
+            add(int(objects.ids[i]), polygons, _properties(objects, i))
+    return buffer.getvalue()
+
+
+@contextmanager
+def archive(stream: IO[bytes], image: ObjectSet, most: int) -> Iterator[Callable[..., None]]:
+    """Write a zip of ROIs into `stream`, object by object, by the function that is given: (number, polygons).
+
+    `image` says of what image; `most` is the largest number there will be. Raises as `encode`.
+    """
+    head: dict[str, Any] = {"cellkit": 1, "name": image.name, "size": list(image.size)}
+    if image.pixel_size is not None:
+        head["pixel_size_um"] = list(image.pixel_size)
+    width = len(str(most))
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        file.comment = _json.dumps(head).encode()[:65535]
+
+        def add(number: int, polygons: Sequence[Sequence[np.ndarray]], properties: Mapping[str, str] = _NONE) -> None:
+            where = f"image {image.name!r}, object {number}"
             rings = [ring for polygon in polygons for ring in polygon]
             if not rings:
                 raise FormatError(f"{where}: has no pixels; a ROI needs some")
             name = f"{number:0{width}d}"
             entry = zipfile.ZipInfo(f"{name}.roi", (1980, 1, 1, 0, 0, 0))
             entry.compress_type, entry.create_system = zipfile.ZIP_DEFLATED, 3
-            archive.writestr(entry, write_roi(rings, name, _properties(objects, i), where))
-    return buffer.getvalue()
+            file.writestr(entry, write_roi(rings, name, dict(properties) or {"label": str(number)}, where))
+
+        yield add
 
 
 def decode(data: bytes, *, size: tuple[int, int] | None = None, name: str = "") -> ObjectSet:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cellkit.core.errors import FormatError
 from cellkit.core.kinds import Boxes, Instances
-from cellkit.formats._runs import Runs, clash, drawn, merged, paint, runs_of, stable_order
+from cellkit.formats._runs import Runs, clash, drawn, merged, paint, runs_of, runs_of_part, stable_order
 
 __all__ = ["MAX_PIXELS", "UNNAMED", "ObjectSet", "Runs", "check_size", "named"]
 
@@ -33,7 +33,7 @@ class ObjectSet:
     of the masks); `classes`, `scores` float64 and `crowd` bool (n,) where known. `runs` are the masks, None where there
     are only boxes. `categories` maps the class names of the whole data set to their numbers there, `pixel_size` is
     (y, x) in micrometres, `image_id` a data set's number of the image, `file_name` its file where the format says it;
-    `notes` tell what a reader had to decide.
+    `notes` tell what a reader had to decide; `continued`: these are more objects of the image of the set before.
 
     Raises `FormatError` where these contradict each other.
     """
@@ -51,6 +51,7 @@ class ObjectSet:
     image_id: int | None = None
     file_name: str = ""
     notes: tuple[str, ...] = ()
+    continued: bool = False
 
     def __post_init__(self) -> None:
         check_size(self.size, self.name)
@@ -80,17 +81,15 @@ class ObjectSet:
         """Return the objects of a label image, integer (y, x) with 0 for background; the pieces of one stay one."""
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
             raise FormatError(f"image {name!r}: wanted labels, integers (y, x), got {labels.dtype} {labels.shape}")
-        starts, ends, values = runs_of(labels)
-        if len(values) and (int(values.min()) < 0 or int(values.max()) > _MAX_ID):
-            bad = int(values.min()) if int(values.min()) < 0 else int(values.max())
-            raise FormatError(f"image {name!r}: labels lie in 0 to {_MAX_ID}, got {bad}")
-        order = stable_order(values)
-        values = values[order]
-        new = np.append(True, values[1:] != values[:-1]) if len(values) else np.zeros(0, bool)
-        runs = Runs(starts[order], ends[order], np.cumsum(new, dtype=np.int64) - 1)
-        return cls.of_runs(
-            runs, (int(labels.shape[0]), int(labels.shape[1])), values[new].astype(np.int64), name
-        ).with_(pixel_size=pixel_size)
+        size = (int(labels.shape[0]), int(labels.shape[1]))
+        return _of_values(runs_of(labels), size, name).with_(pixel_size=pixel_size)
+
+    @classmethod
+    def of_part(
+        cls, labels: np.ndarray, origin: tuple[int, int], size: tuple[int, int], *, name: str = "image"
+    ) -> ObjectSet:
+        """Return the objects of `labels`, the part from `origin` (y, x) on of an image of `size`."""
+        return _of_values(runs_of_part(labels, origin, size[0]), size, name)
 
     @classmethod
     def of_runs(
@@ -196,6 +195,19 @@ class ObjectSet:
             scores=None if self.scores is None else self.scores[at],
             crowd=None if self.crowd is None else self.crowd[at],
         )
+
+
+def _of_values(runs: tuple[np.ndarray, np.ndarray, np.ndarray], size: tuple[int, int], name: str) -> ObjectSet:
+    """Return the objects that runs in order, with their values, are made of."""
+    starts, ends, values = runs
+    if len(values) and (int(values.min()) < 0 or int(values.max()) > _MAX_ID):
+        bad = int(values.min()) if int(values.min()) < 0 else int(values.max())
+        raise FormatError(f"image {name!r}: labels lie in 0 to {_MAX_ID}, got {bad}")
+    order = stable_order(values)
+    values = values[order]
+    new = np.append(True, values[1:] != values[:-1]) if len(values) else np.zeros(0, bool)
+    made = Runs(starts[order], ends[order], np.cumsum(new, dtype=np.int64) - 1)
+    return ObjectSet.of_runs(made, size, values[new].astype(np.int64), name)
 
 
 def named(classes: Sequence[str]) -> tuple[str, ...] | None:

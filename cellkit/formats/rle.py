@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from cellkit.core.errors import FormatError
-from cellkit.formats._runs import paint, runs_of, stable_order
+from cellkit.formats._runs import paint, runs_of, runs_of_part, stable_order
 
 __all__ = ["decode", "decode_labels", "decode_runs", "encode_labels", "encode_mask", "encode_part"]
 
@@ -38,12 +38,7 @@ def encode_part(labels: np.ndarray, origin: tuple[int, int], height: int) -> tup
 
     The texts are those of the whole image, for objects that lie wholly inside the part.
     """
-    starts, ends, values = runs_of(np.pad(labels, ((0, 1), (0, 0))))  # so that no run goes on in the next column
-    column, row = np.divmod(starts, labels.shape[0] + 1)
-    first = (column + origin[1]) * height + row + origin[0]
-    last = first + (ends - starts)
-    joined = np.flatnonzero((first[1:] == last[:-1]) & (values[1:] == values[:-1]))
-    return _encoded(labels, np.delete(first, joined + 1), np.delete(last, joined), np.delete(values, joined))
+    return _encoded(labels, *runs_of_part(labels, origin, height))
 
 
 def _encoded(

@@ -16,6 +16,7 @@ from cellkit.grid.cover import Tile, Window, columns_of
 from cellkit.grid.fill import Fill, cut
 from cellkit.grid.owners import enter_boxes, enter_instances, own_boxes, own_instances
 from cellkit.grid.seams import join_labels
+from cellkit.grid.zoom import held_by, zoom_window
 
 __all__ = ["Frame", "Part", "ScaledFrame", "ScaledPart", "WindowFrame", "WindowPart"]
 
@@ -158,10 +159,17 @@ class WindowFrame:
 
 @dataclass(frozen=True)
 class ScaledPart:
-    """The whole outer frame at another size."""
+    """The outer frame at another size, or the `window` of it that the outer pixels `seen` are enough for."""
 
-    shape: tuple[int, int]
-    scale: tuple[float, float]
+    outer: tuple[int, int]
+    inner: tuple[int, int]
+    seen: Window
+    window: Window
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width inside."""
+        return self.window.shape
 
     @property
     def core(self) -> tuple[slice, slice]:
@@ -170,15 +178,21 @@ class ScaledPart:
 
     def enter(self, kind: Kind, value: Any) -> Any:
         """Return the layer resampled to the inner size, each kind in its own way."""
-        return _resampled(kind, value, self.shape, self.scale)
+        return _resampled(kind, value, (self.outer, self.inner), self.seen, self.window)
 
 
 @dataclass(frozen=True)
 class ScaledFrame:
-    """One part: the outer frame resampled to `inner`."""
+    """One part: the outer frame resampled to `inner`.
+
+    `seen`: the layers are but this window of the outer frame. Outside of what its pixels are enough for, layers leave
+    as 0. The inner window then begins on a multiple of `grid`.
+    """
 
     outer: tuple[int, int]
     inner: tuple[int, int]
+    seen: Window | None = None
+    grid: int = 1
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -187,21 +201,41 @@ class ScaledFrame:
 
     @property
     def parts(self) -> tuple[ScaledPart, ...]:
-        """The one part."""
-        return (ScaledPart(self.inner, self.scale),)
+        """The one part. Raises `StageError` where `seen` is too small for a pixel inside."""
+        if self.seen is None:
+            whole = Window(0, 0, *self.outer), Window(0, 0, *self.inner)
+            return (ScaledPart(self.outer, self.inner, *whole),)
+        held = held_by(self.outer, self.inner, self.seen)
+        top, left = (-(-start // self.grid) * self.grid for start in held[:2])
+        if top >= held.bottom or left >= held.right:
+            raise StageError(f"a window of {self.seen.shape[0]} x {self.seen.shape[1]} px is too small to be resized")
+        return (ScaledPart(self.outer, self.inner, self.seen, Window(top, left, held.bottom, held.right)),)
 
     def leave(self, kind: Kind, values: Iterable[Any]) -> Any:
         """Return the layer at exactly the outer size."""
         (value,) = _checked(self.parts, kind, values)
-        return _resampled(kind, value, self.outer, (1 / self.scale[0], 1 / self.scale[1]))
+        (part,) = self.parts
+        sizes = (self.inner, self.outer)
+        if self.seen is None:
+            return _resampled(kind, value, sizes, part.window, part.seen)
+        window = held_by(self.inner, self.outer, part.window).clipped(self.seen)
+        out = np.zeros((*self.seen.shape, *value.shape[2:]), value.dtype)
+        if window.top < window.bottom and window.left < window.right:
+            out[window.within(self.seen).slices] = _resampled(kind, value, sizes, part.window, window)
+        return out
 
 
-def _resampled(kind: Kind, value: Any, shape: tuple[int, int], scale: tuple[float, float]) -> Any:
+def _resampled(
+    kind: Kind, value: Any, sizes: tuple[tuple[int, int], tuple[int, int]], seen: Window, window: Window
+) -> Any:
+    """Return the pixels of `window` at the second of two sizes of a frame; `value` is what is `seen` at the first."""
+    given, wanted = sizes
     if kind.name in _CONTINUOUS:
-        out = resample.smooth(value, shape)
-        return np.minimum(out, 1.0) if kind.name == "prob" and out is not value else out
+        out = zoom_window(lambda part: value[part.within(seen).slices], given, wanted, window)
+        return np.minimum(out, 1.0) if kind.name == "prob" else out
     if kind.name in _ARRAYS:
-        return resample.nearest(value, shape)
+        return resample.nearest(value, given, wanted, seen, window)
+    scale = (wanted[0] / given[0], wanted[1] / given[1])
     if kind.name == "boxes":
         return resample.scaled_boxes(value, scale)
     if kind.name == "instances":

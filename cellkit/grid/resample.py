@@ -7,50 +7,24 @@ import math
 import numpy as np
 
 from cellkit.core import Boxes, Instances
+from cellkit.grid.cover import Window
 
-__all__ = ["nearest", "scaled_boxes", "scaled_instances", "smooth"]
-
-_MOST_CHANNELS = 4  # beyond these OpenCV falls back to slower paths or refuses
-
-
-def smooth(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return float32 `array`, (y, x) or (y, x, c), at `shape`: by area along an axis that shrinks, else linear."""
-    if array.shape[:2] == shape:
-        return array
-    planes = array if array.ndim == 3 else array[..., None]
-    channels = planes.shape[2]
-    out = np.empty((*shape, channels), np.float32)
-    for first in range(0, channels, _MOST_CHANNELS):
-        block = slice(first, min(first + _MOST_CHANNELS, channels))
-        out[..., block] = _smooth_block(planes[..., block], shape)
-    return out if array.ndim == 3 else out[..., 0]
+__all__ = ["nearest", "scaled_boxes", "scaled_instances"]
 
 
-def _smooth_block(planes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    import cv2
+def nearest(
+    array: np.ndarray, outer: tuple[int, int], inner: tuple[int, int], seen: Window, window: Window
+) -> np.ndarray:
+    """Return the pixels of `window` of an image that is `outer` large and is wanted `inner` large.
 
-    height, width = planes.shape[:2]
-    small = (min(height, shape[0]), min(width, shape[1]))
-    planes = np.ascontiguousarray(planes)
-    low, high = planes.min(), planes.max()
-    if small != (height, width):
-        planes = cv2.resize(planes, small[::-1], interpolation=cv2.INTER_AREA)
-    if small != shape:
-        planes = cv2.resize(planes, shape[::-1], interpolation=cv2.INTER_LINEAR)
-    # Averages lie between the values averaged; rounding must not take a probability past 1.
-    return np.clip(planes, low, high).reshape(*shape, -1)
-
-
-def nearest(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return `array` at `shape`; each pixel takes the value under its centre, so no new value arises."""
-    if array.shape[:2] == shape:
-        return array
-    rows, columns = (_under_centre(*sides) for sides in zip(shape, array.shape[:2], strict=True))
+    `array` is the part `seen` of it. Each pixel takes the value under its centre, so no new value arises.
+    """
+    rows, columns = (_under_centre(inner[i], outer[i], window[i], window[i + 2]) - seen[i] for i in (0, 1))
     return np.ascontiguousarray(np.take(np.take(array, rows, axis=0), columns, axis=1))
 
 
-def _under_centre(wanted: int, given: int) -> np.ndarray:
-    return (2 * np.arange(wanted) + 1) * given // (2 * wanted)
+def _under_centre(wanted: int, given: int, start: int, stop: int) -> np.ndarray:
+    return (2 * np.arange(start, stop) + 1) * given // (2 * wanted)
 
 
 def scaled_boxes(boxes: Boxes, scale: tuple[float, float]) -> Boxes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cellkit.grid.cover import Window
 
-__all__ = ["reach_of", "zoom_window"]
+__all__ = ["held_by", "reach_of", "zoom_window"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def zoom_window(
     made of. An axis that shrinks is averaged by area, one that grows is linear between the pixels' centres. Weights
     come from whole numbers in the coordinates of the whole image, are summed in double precision and in a fixed order:
     windows agree with the whole and with one another bit for bit, and a constant stays what it is. The result is
-    float32. It is `cellkit.grid.resample.smooth` but for what OpenCV leaves out: shares of under a thousandth of a
-    pixel when it shrinks, and positions beyond single precision.
+    float32. It is what OpenCV's INTER_AREA and INTER_LINEAR give but for what these leave out: shares of under a
+    thousandth of a pixel when it shrinks, and positions beyond single precision.
 
     Raises `ValueError` where `window` is empty or does not lie within `inner`.
     """
@@ -65,6 +65,21 @@ def reach_of(outer: tuple[int, int], inner: tuple[int, int], window: Window) -> 
     rows = _taps(outer[0], inner[0], window.top, window.bottom)
     columns = _taps(outer[1], inner[1], window.left, window.right)
     return Window(rows.low, columns.low, rows.high, columns.high)
+
+
+def held_by(outer: tuple[int, int], inner: tuple[int, int], window: Window) -> Window:
+    """Return the pixels of the inner image that the pixels of `window` in the outer one are enough for.
+
+    Where there are none, `bottom` <= `top` or `right` <= `left`.
+    """
+    spans = []
+    for given, wanted, start, stop in zip(outer, inner, window[:2], window[2:], strict=True):
+        low = max(0, start * wanted // given - 2)
+        taps = _taps(given, wanted, low, min(wanted, -(-stop * wanted // given) + 2))
+        held = np.flatnonzero((taps.first >= start) & (taps.first + taps.count <= stop))
+        spans.append((low + int(held[0]), low + int(held[-1]) + 1) if len(held) else (0, 0))
+    (top, bottom), (left, right) = spans
+    return Window(top, left, bottom, right)
 
 
 def _taps(given: int, wanted: int, start: int, stop: int) -> _Taps:

@@ -197,10 +197,11 @@ def _write_coco(
         images, annotations = (stack.enter_context(_spool(folder)) for _ in range(2))
         for objects in sets:
             image, lines = coco.entries(objects, numbering, results=results)
-            images.write(f"{coco.dumps(image)}\n")
+            if not objects.continued:
+                images.write(f"{coco.dumps(image)}\n")
+                count += 1
             annotations.writelines(f"{line}\n" for line in lines)
             losses.add(objects)
-            count += 1
         text = (
             coco.results_document(_lines(annotations))
             if results

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from cellkit.core.errors import KindError, suggest
 
-__all__ = ["display", "limits"]
+__all__ = ["display", "every", "limits", "spread"]
 
 _LOW, _HIGH = 0.5, 99.8
 _SAMPLED = 1 << 18
 _RED_GREEN_BLUE = ({"red", "r"}, {"green", "g"}, {"blue", "b"})
 
 
-def display(image: np.ndarray, *, channels: Sequence[int | str] = (), names: Sequence[str] = ()) -> np.ndarray:
+def display(
+    image: np.ndarray,
+    *,
+    channels: Sequence[int | str] = (),
+    names: Sequence[str] = (),
+    spans: Sequence[tuple[float, float]] = (),
+) -> np.ndarray:
     """Return an image as a picture, uint8 (y, x, 3), stretched from its 0.5th to its 99.8th percentile.
 
     `image`: (y, x) or (y, x, c), any bool, integer or float dtype. One channel is shown grey; two as magenta and
     green, which colour-blind eyes tell apart; three as red, green and blue; of more, the first three. `channels`
     picks up to three, by place or by the `names` of the channels. Plain colour images keep their hues: one stretch
-    serves all three channels; named or separate stains are stretched each for itself.
+    serves all three channels; named or separate stains are stretched each for itself. `spans` are the limits of each
+    channel shown where `image` is part of a larger one that they are of.
     A picture, uint8 (y, x, 3), is returned as it is. Raises `KindError` where the shape is no image's or a channel
     does not exist.
     """
@@ -33,7 +40,7 @@ def display(image: np.ndarray, *, channels: Sequence[int | str] = (), names: Seq
     wanted = _places(channels, names, stack.shape[2])
     colour = len(wanted) == 3 and stack.shape[2] == 3 and _plain_colour([names[i] for i in wanted] if names else [])
     chosen = [stack[..., i] for i in wanted]
-    ranges = [limits(stack)] * 3 if colour else [limits(channel) for channel in chosen]
+    ranges = spans or ([limits(stack)] * 3 if colour else [limits(channel) for channel in chosen])
     shown = [_eight_bit(channel, *span) for channel, span in zip(chosen, ranges, strict=True)]
     if len(shown) == 1:
         shown *= 3
@@ -47,13 +54,23 @@ def limits(values: np.ndarray) -> tuple[float, float]:
 
     Where these are equal (nearly all pixels alike), the smallest and largest value; where those are, 0 and 1.
     """
-    flat = values.reshape(-1, values.shape[-1])[:: max(1, values.size // _SAMPLED)]
-    flat = flat[np.isfinite(flat)].astype(np.float64)
+    sample = values.reshape(-1, values.shape[2] if values.ndim == 3 else 1)[:: every(values.size)]
+    return spread(sample, lambda: (float(np.nanmin(values)), float(np.nanmax(values))))
+
+
+def every(size: int) -> int:
+    """Return of how many pixels `limits` looks at one, in raster order, for an array of `size` values."""
+    return max(1, size // _SAMPLED)
+
+
+def spread(sample: np.ndarray, ends: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    """Return the limits by a sample, any shape; `ends` finds the smallest and largest value where it tells nothing."""
+    flat = sample[np.isfinite(sample)].astype(np.float64)
     if not flat.size:
         return 0.0, 1.0
     low, high = np.percentile(flat, [_LOW, _HIGH])
     if high <= low:
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        low, high = ends()
     return (float(low), float(high)) if low < high else (0.0, 1.0)
 
 

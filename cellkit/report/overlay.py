@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from cellkit.core.kinds import Boxes, Instances
 from cellkit.report.display import display
 from cellkit.report.palette import BRIGHT, STRONG, assigned, colored, edges
 
-__all__ = ["draw", "overlay", "palette_for"]
+__all__ = ["Contours", "draw", "looked_at", "overlay", "palette_for", "palette_of"]
 
 
 def overlay(
@@ -46,8 +47,44 @@ def draw(picture: np.ndarray, objects: np.ndarray | Boxes | Instances, palette: 
 
 def palette_for(picture: np.ndarray) -> np.ndarray:
     """Return the colours that stand out on a picture: strong ones where most of it is bright."""
-    steps = (max(1, picture.shape[0] // 256), max(1, picture.shape[1] // 256))
-    return STRONG if np.median(picture[:: steps[0], :: steps[1]]) > 128 else BRIGHT
+    steps = looked_at(picture.shape[:2])
+    return palette_of(picture[:: steps[0], :: steps[1]])
+
+
+def looked_at(shape: Sequence[int]) -> tuple[int, int]:
+    """Return of how many rows and of how many columns `palette_for` looks at one."""
+    return max(1, shape[0] // 256), max(1, shape[1] // 256)
+
+
+def palette_of(sample: np.ndarray) -> np.ndarray:
+    """As `palette_for`, of an even sample of the picture's pixels."""
+    return STRONG if np.median(sample) > 128 else BRIGHT
+
+
+class Contours:
+    """Draws the contours of one layer of labels into part after part of a picture, an object in one colour everywhere.
+
+    Parts come row by row; what was not seen in a row and the one before it is forgotten.
+    """
+
+    def __init__(self, palette: np.ndarray) -> None:
+        self.palette = palette
+        self._before: dict[int, int] = {}
+        self._now: dict[int, int] = {}
+
+    def next_row(self) -> None:
+        """Begin a new row of parts."""
+        self._before, self._now = self._now, {}
+
+    def draw(self, picture: np.ndarray, labels: np.ndarray) -> None:
+        """Draw into `picture`, uint8 (y, x, 3); parts should overlap by 6 px, and be cut to what is theirs."""
+        if labels.dtype in (bool, np.uint8):
+            _draw_labels(picture, labels, self.palette)
+            return
+        edge = edges(labels)
+        ids, numbers = assigned(labels, edge, len(self.palette), ChainMap(self._now, self._before))
+        self._now.update(zip(ids.tolist(), numbers.tolist(), strict=True))
+        picture[edge] = colored(labels[edge], ids, numbers, self.palette)
 
 
 def _draw_labels(picture: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:

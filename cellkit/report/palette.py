@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from cellkit.metrics.contingency import renumbered
 
-__all__ = ["BRIGHT", "STRONG", "assigned", "colored", "edges"]
+__all__ = ["BRIGHT", "FAR", "STRONG", "assigned", "colored", "edges"]
 
 # Chosen for the largest smallest distance in CIELAB under normal vision, deutan, protan and tritan simulation
 # (Machado 2009): at least 30 between any two, against 16 for the palette of Okabe and Ito. Those of STRONG are also at
@@ -20,10 +23,14 @@ STRONG: np.ndarray = np.array(
 )
 """RGB colours for bright pictures such as stained tissue, uint8 (6, 3)."""
 
+_NONE: Mapping[int, int] = MappingProxyType({})
+
 # Steps (rows, columns) to the pixels that make two objects neighbours: touching ones, and ones a few pixels apart.
 _TOUCHING = ((0, 1), (1, 0), (1, 1), (1, -1))
 _NEAR = ((0, 3), (3, 0), (2, 2), (2, -2), (0, 6), (6, 0), (4, 4), (4, -4))
 _NEAR_EVERY = 4
+FAR = 6
+"""Pixels, the most that objects may be apart to have a say in each other's colours."""
 
 
 def edges(labels: np.ndarray) -> np.ndarray:
@@ -42,18 +49,20 @@ def edges(labels: np.ndarray) -> np.ndarray:
     return edge
 
 
-def assigned(labels: np.ndarray, edge: np.ndarray, colors: int) -> tuple[np.ndarray, np.ndarray]:
+def assigned(
+    labels: np.ndarray, edge: np.ndarray, colors: int, known: Mapping[int, int] = _NONE
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids that occur on the outline `edge`, ascending, and a colour number for each, intp (n,).
 
     Objects that touch get different numbers out of `colors`; so do those up to some six pixels apart, as far as the
-    numbers reach. The same labels always get the same colours.
+    numbers reach. The same labels always get the same colours. `known` are the numbers that ids have already.
     """
     at = np.flatnonzero(edge)
     ids, place = renumbered(labels.ravel()[at])
     touching = _neighbours(labels, ids, place, at, _TOUCHING)
     # Objects that are merely near share many such pixels: a part of them tells as much.
     near = _neighbours(labels, ids, place[::_NEAR_EVERY], at[::_NEAR_EVERY], _NEAR)
-    return ids, _greedy(touching, near, colors)
+    return ids, _greedy(touching, near, colors, [known.get(i, -1) for i in ids.tolist()])
 
 
 def colored(values: np.ndarray, ids: np.ndarray, numbers: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -96,13 +105,16 @@ def _neighbours(
     return starts, target[order]
 
 
-def _greedy(touching: Neighbours, near: Neighbours, colors: int) -> np.ndarray:
-    """Colour the objects with the most touching neighbours first; being merely near yields where colours run out."""
+def _greedy(touching: Neighbours, near: Neighbours, colors: int, chosen: list[int]) -> np.ndarray:
+    """Colour the objects with the most touching neighbours first; being merely near yields where colours run out.
+
+    `chosen` holds the numbers of those that have one, -1 for the others.
+    """
     starts, targets = (part.tolist() for part in touching)
     near_starts, near_targets = (part.tolist() for part in near)
-    count = len(starts) - 1
-    chosen = [-1] * count
     for i in np.argsort(-np.diff(touching[0]), kind="stable").tolist():
+        if chosen[i] >= 0:
+            continue
         hard = [chosen[j] for j in targets[starts[i] : starts[i + 1]]]
         soft = [chosen[j] for j in near_targets[near_starts[i] : near_starts[i + 1]]]
         # Starting at another colour for each object spreads the palette over objects without neighbours.

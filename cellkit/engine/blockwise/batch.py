@@ -12,7 +12,7 @@ import psutil
 
 from cellkit.core.errors import CellkitError
 from cellkit.engine.batch import Job, Outcome, Settings
-from cellkit.engine.blockwise.drive import Progress
+from cellkit.engine.blockwise.drive import BlockError, Progress
 from cellkit.engine.blockwise.run import BlockSettings, clear, run_image
 from cellkit.engine.executors import Workplace
 from cellkit.engine.manifest import Manifest, Record
@@ -39,7 +39,7 @@ def block_outcomes(
         lanes = (place.workers or os.cpu_count() or 1) if place.shares_memory else 1
         own = BlockSettings(
             memory, lanes, settings.level, settings.mpp, settings.device, settings.compiled, settings.plugins,
-            settings.blocks,
+            settings.blocks, settings.tissue,
         )  # fmt: skip
         for source, outcome in large:
             record = _one(job, source, outcome, (manifest, own, place), on_block)
@@ -70,4 +70,6 @@ def _one(
     except (CellkitError, OSError, MemoryError) as error:
         text = "does not fit in memory" if isinstance(error, MemoryError) else str(error)
         done = replace(record, reason=f"{record.reason}; block by block: {text}")
+        if isinstance(error, BlockError):
+            done = replace(done, facts={**record.facts, "failed_blocks": error.blocks})
     return replace(done, seconds=record.seconds + perf_counter() - started)

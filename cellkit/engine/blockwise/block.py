@@ -17,6 +17,7 @@ from cellkit.core.sample import Layer, Sample
 from cellkit.engine.blockwise._paint import bounds, draw
 from cellkit.engine.blockwise.job import Bench
 from cellkit.engine.blockwise.settle import Ids, Share
+from cellkit.engine.blockwise.tissue import held
 from cellkit.engine.blockwise.values import Value
 from cellkit.grid.cover import Window
 
@@ -60,7 +61,7 @@ class Block:
     def objects(self, value: Value) -> Objects:
         """Return the objects of a layer of labels."""
         if value not in self._objects:
-            keys = np.unique(np.concatenate([share.ids[value].keys[share.here(value)] for share in self.shares]))
+            keys = np.unique(np.concatenate([self._keys(share, value) for share in self.shares]))
             made = np.zeros(self.core.shape, np.int32)
             for share in self.shares:
                 part, ids = made[share.rect.within(self.core).slices], share.ids[value]
@@ -145,6 +146,13 @@ class Block:
             found.append(share.ids[parent].keys[np.unique(share.ids[parent].labels[there])])
         keys = np.unique(np.concatenate(found))
         return keys[keys >= 0]
+
+    def _keys(self, share: Share, value: Value) -> np.ndarray:
+        """Return the keys of the objects that `share` settles; in a block without tissue, of those that reach some."""
+        here, ids, job, region = share.here(value), share.ids[value], self.some.job, self.some.region
+        if not region.kept[self.core.top // job.side, self.core.left // job.side]:
+            here = here[held(job, region, share.scene.window, ids.labels, len(ids.keys) - 1)[here]]
+        return ids.keys[here]
 
     def _owned(self, value: Value) -> list[np.ndarray]:
         """Return for each share the numbers, from 1, of the owned objects by their ids in its window."""

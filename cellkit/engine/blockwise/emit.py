@@ -13,7 +13,7 @@ from cellkit.core.sample import Layer
 from cellkit.engine.blockwise.block import Block
 from cellkit.engine.blockwise.values import SOURCE, Value
 from cellkit.engine.execute import apply
-from cellkit.engine.outputs import arrow_bytes, objects_of
+from cellkit.engine.outputs import arrow_bytes, makes_coco, objects_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,19 +65,25 @@ def tables_of(block: Block) -> dict[str, bytes]:
 
 
 def features_of(block: Block) -> dict[str, bytes]:
-    """Return the outlines of the objects that the block owns, where they are wanted, as an Arrow stream."""
+    """Return the objects that the block owns, where they are wanted: outlines as Arrow streams, and parts of COCO."""
     import pandas as pd
 
+    from cellkit.formats.coco import encode_dataset
     from cellkit.formats.geojson import geometries
     from cellkit.formats.objects import ObjectSet
 
-    plan = block.some.plan
-    if "geojson" not in plan.bound.outputs:
-        return {}
-    value = plan.graph.ends[objects_of(plan.bound, "geojson")]
-    those = ObjectSet.of_labels(block.drawn(value), name=block.some.job.name)
-    texts = geometries(those, (block.canvas.top, block.canvas.left))
-    return {f"g-{value.key}": arrow_bytes(pd.DataFrame({"label": those.ids, "geometry": pd.Series(texts, dtype=str)}))}
+    plan, job, origin = block.some.plan, block.some.job, (block.canvas.top, block.canvas.left)
+    found: dict[str, bytes] = {}
+    wanted = [name for name in ("geojson", "rois") if name in plan.bound.outputs and name not in plan.bound.layers]
+    for value in {plan.graph.ends[objects_of(plan.bound, name)] for name in wanted}:
+        those = ObjectSet.of_labels(block.drawn(value), name=job.name)
+        texts = pd.Series(geometries(those, origin), dtype=str)
+        found[f"g-{value.key}"] = arrow_bytes(pd.DataFrame({"label": those.ids, "geometry": texts}))
+    if makes_coco(plan.bound):
+        value = plan.graph.ends[objects_of(plan.bound, "coco")]
+        those = ObjectSet.of_part(block.drawn(value), origin, job.shape, name=job.name)
+        found["coco"] = encode_dataset([those]).encode("utf-8")
+    return found
 
 
 def _moved(frame: pd.DataFrame, block: Block) -> pd.DataFrame:

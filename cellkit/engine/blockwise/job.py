@@ -20,6 +20,7 @@ from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
 from cellkit.engine.blockwise.results import unpack, unpack_histogram
 from cellkit.engine.blockwise.spill import Spill
 from cellkit.engine.blockwise.store import CHUNK, Store
+from cellkit.engine.blockwise.tissue import Region, found_of
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.executors import Kept, ready_worker
 from cellkit.engine.networks import Networks
@@ -118,6 +119,17 @@ class Bench:
     def starts(self) -> Mapping[str, np.ndarray]:
         """For every numbered layer, how many objects the blocks before each own, and at the end of all."""
         return unpack((Path(self.job.folder) / "starts.npz").read_bytes())
+
+    @cached_property
+    def region(self) -> Region:
+        """Which blocks hold tissue."""
+        return found_of(self.job)
+
+    @cached_property
+    def ended(self) -> np.ndarray:
+        """The blocks in which objects are, bool (down, across): known once the last pass is done."""
+        path = Path(self.job.folder) / "ended.npz"
+        return unpack(path.read_bytes())["ended"] if path.exists() else self.region.kept
 
     def result(self, what: str, number: int, at: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return what a block came to."""

@@ -18,7 +18,7 @@ from cellkit.formats.pieces import paint, pieces, touched
 from cellkit.grid.cover import Window
 from cellkit.grid.groups import groups
 
-__all__ = ["JOINS", "Open", "decide", "join_block", "joins", "mend"]
+__all__ = ["JOINS", "Open", "beside", "decide", "join_block", "joins", "mend"]
 
 JOINS = ("fill_holes", "hysteresis")
 
@@ -106,6 +106,19 @@ def decide(step: BoundStep, blocks: Mapping[tuple[int, int], Open]) -> dict[tupl
         if len(seeds):
             found[at] = seeds
     return found
+
+
+def beside(step: BoundStep, blocks: dict[tuple[int, int], Open], done: np.ndarray) -> None:
+    """Take what reaches a block that was left out, by `done` (down, across), for background: no hole goes on there."""
+    if step.spec.name != "fill_holes":
+        return
+    for (row, column), some in blocks.items():
+        marked = some.marked.copy()
+        for (dy, dx), side in zip(((-1, 0), (1, 0), (0, -1), (0, 1)), some.sides, strict=True):
+            y, x = row + dy, column + dx
+            if 0 <= y < done.shape[0] and 0 <= x < done.shape[1] and not done[y, x]:
+                marked[side[side > 0] - 1] = True
+        blocks[row, column] = Open(some.sides, marked, some.seed)
 
 
 def mend(step: BoundStep, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:

@@ -25,6 +25,10 @@ def starts(some: Bench) -> dict[str, np.ndarray]:
     counts: dict[str, list[int]] = {value.key: [] for value in some.plan.emit}
     for row in range(down):
         for column in range(across):
+            if not some.ended[row, column]:  # left out: no tissue
+                for count in counts.values():
+                    count.append(0)
+                continue
             block = some.result("pass", last, (row, column))
             for key, count in counts.items():
                 count.append(int(block[f"o-{key}"].sum()))
@@ -42,6 +46,8 @@ def numbers_of(some: Bench, start: np.ndarray, value: Value, keys: np.ndarray) -
     y, x = np.divmod(keys[there], job.shape[1])
     block = y // job.side * job.grid[1] + x // job.side
     for number in np.unique(block).tolist():
+        if not some.ended[divmod(number, job.grid[1])]:  # a parent of its own in a block left out: no tissue
+            continue
         owner = some.result("pass", last, divmod(number, job.grid[1]))
         own = owner[f"k-{value.key}"][owner[f"o-{value.key}"]]
         mine = there[block == number]
@@ -58,9 +64,7 @@ def number_block(some: Bench, at: tuple[int, int]) -> None:
 
     core = some.job.core(at)
     start, block = some.starts, some.result("pass", some.plan.passes[-1].number, at)
-    for value in some.plan.emit:
-        if value.name not in some.plan.bound.outputs:
-            continue
+    for value in some.plan.stored:
         numbers = np.concatenate([[0], numbers_of(some, start[value.key], value, block[f"k-{value.key}"])])
         ids = some.spill.read_ids(value, core)
         store = label_store(some, value, int(start[value.key][-1]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellkit.engine.blockwise.number import numbers_of
+from cellkit.engine.blockwise.tissue import blocks_of
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.outputs import objects_of
 
@@ -16,20 +17,26 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cellkit.engine.blockwise.job import Bench
+    from cellkit.formats.objects import ObjectSet
     from cellkit.io.omezarr import LabelStore
 
-__all__ = ["label_store", "rows", "write_features"]
+__all__ = ["coco_parts", "label_store", "rows", "write_features", "write_rois"]
 
 _MOST_32 = 2**32 - 1
 
 
 def label_store(some: Bench, value: Value, count: int) -> LabelStore:
-    """Return the store of final labels of one layer, ``TARGET/<layer>/<name>.zarr``, made where it is not there."""
+    """Return the store of final labels of one layer, ``TARGET/<layer>/<name>.zarr``, made where it is not there.
+
+    That of a layer which is no output lies with what is kept between passes.
+    """
     from cellkit.io.omezarr import LabelStore
 
     job, dtype = some.job, np.uint32 if count <= _MOST_32 else np.uint64
     size = some.slide.info.pixel_size
-    return LabelStore.create(job.result(value), job.shape, dtype, (job.chunk, job.chunk), size, value.name)
+    output = value.name in some.plan.bound.outputs
+    path = job.result(value) if output else Path(job.folder) / "drawn" / f"{value.name}.zarr"
+    return LabelStore.create(path, job.shape, dtype, (job.chunk, job.chunk), size, value.name)
 
 
 def rows(some: Bench, number: int | None) -> Iterator[pa.Table]:
@@ -38,11 +45,12 @@ def rows(some: Bench, number: int | None) -> Iterator[pa.Table]:
     None: the run-length codes of labels, which no step of the recipe makes.
     """
     if number is not None and some.plan.graph.steps[number].spec.name == "tally":
-        yield _tallied(some, number)
+        if some.ended.any():
+            yield _tallied(some, number)
         return
     empty: pa.Table | None = None
     begun = False
-    for index, table in _blocks(some, "t-rle" if number is None else f"t{number}"):
+    for index, table in _tables(some, "t-rle" if number is None else f"t{number}"):
         if table.num_rows:
             begun = True
             yield _numbered(some, number, index, table)
@@ -52,12 +60,17 @@ def rows(some: Bench, number: int | None) -> Iterator[pa.Table]:
         yield _numbered(some, number, 0, empty)
 
 
-def _blocks(some: Bench, name: str) -> Iterator[tuple[int, pa.Table]]:
+def _blocks(some: Bench) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yield the number and the results of each block that may hold objects."""
+    job, last = some.job, some.plan.passes[-1].number
+    for row, column in blocks_of(some.ended):
+        yield row * job.grid[1] + column, some.result("pass", last, (row, column))
+
+
+def _tables(some: Bench, name: str) -> Iterator[tuple[int, pa.Table]]:
     import pyarrow as pa
 
-    job, last = some.job, some.plan.passes[-1].number
-    for index in range(job.grid[0] * job.grid[1]):
-        block = some.result("pass", last, divmod(index, job.grid[1]))
+    for index, block in _blocks(some):
         yield index, pa.ipc.open_stream(block[name].tobytes()).read_all()
 
 
@@ -82,7 +95,7 @@ def _tallied(some: Bench, number: int) -> pa.Table:
     import pandas as pd
     import pyarrow as pa
 
-    frame = pd.concat([table.to_pandas() for _, table in _blocks(some, f"t{number}")])
+    frame = pd.concat([table.to_pandas() for _, table in _tables(some, f"t{number}")])
     total = frame.groupby("class", sort=False, as_index=False)["count"].sum()
     total["share"] = total["count"] / max(1, int(total["count"].sum()))
     return pa.Table.from_pandas(total, preserve_index=False).replace_schema_metadata(None)
@@ -99,11 +112,47 @@ def write_features(some: Bench, value: Value, path: Path) -> None:
         head, tail = geojson.around(some.job.name, some.job.shape, some.slide.info.pixel_size)
         file.write(head)
         first = True
-        for index, table in _blocks(some, f"g-{value.key}"):
+        for index, table in _tables(some, f"g-{value.key}"):
             for label, text in zip(table["label"].to_pylist(), table["geometry"].to_pylist(), strict=True):
                 file.write(("" if first else ",\n") + geojson.feature(text, label + int(start[index])))
                 first = False
         file.write(tail)
+
+
+def write_rois(some: Bench, value: Value, path: Path) -> None:
+    """Write the objects of one layer as a zip of ImageJ's ROIs, one after another."""
+    from cellkit.formats import geojson, imagej
+    from cellkit.io import atomic
+
+    start, image = some.starts[value.key], _no_objects(some)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic(path) as temporary, temporary.open("wb") as file,
+        imagej.archive(file, image, max(1, int(start[-1]))) as add,
+    ):  # fmt: skip
+        for index, table in _tables(some, f"g-{value.key}"):
+            for label, text in zip(table["label"].to_pylist(), table["geometry"].to_pylist(), strict=True):
+                add(label + int(start[index]), geojson.rings_of(text))
+
+
+def coco_parts(some: Bench, value: Value) -> Iterator[bytes]:
+    """Yield a data set of the image without objects, then one of those of each block."""
+    from cellkit.formats.coco import decode_dataset, encode_dataset
+
+    start, image = some.starts[value.key], _no_objects(some)
+    yield encode_dataset([image]).encode("utf-8")
+    for index, block in _blocks(some):
+        (objects,) = decode_dataset(block["coco"].tobytes(), some.job.name)
+        if len(objects):
+            numbered = objects.with_(ids=objects.ids + int(start[index]), image_id=None)
+            yield encode_dataset([numbered]).encode("utf-8")
+
+
+def _no_objects(some: Bench) -> ObjectSet:
+    from cellkit.formats.objects import ObjectSet
+
+    none = ObjectSet.of_boxes(np.zeros((0, 4)), some.job.shape, some.job.name)
+    return none.with_(pixel_size=some.slide.info.pixel_size)
 
 
 def _counted(some: Bench, number: int) -> Value:

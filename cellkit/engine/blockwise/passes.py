@@ -18,10 +18,11 @@ from cellkit.core.stage import OBJECT, WHOLE
 from cellkit.engine.blockwise.joins import JOINS, joins
 from cellkit.engine.blockwise.values import Graph, Value
 from cellkit.engine.execute import live
+from cellkit.engine.footprint import resize_factor
 from cellkit.engine.networks import loads
-from cellkit.engine.outputs import layers_for
+from cellkit.engine.outputs import drawn_layers, layers_for
 
-__all__ = ["BlockPlan", "Pass", "pixels_of", "plan_blocks"]
+__all__ = ["BlockPlan", "Pass", "inner_grid", "pixels_of", "plan_blocks"]
 
 _TABLES = ("measure", "rle", "tally", "relate")
 _SAME = ("relabel",)
@@ -53,7 +54,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The passes of a recipe. `emit`: the layers of objects that are numbered; `keep`: other layers to write."""
+    """The passes of a recipe. `emit`: the layers of objects that are numbered; `keep`: other layers to write.
+
+    `drawn`: the layers that an overlay shows.
+    """
 
     bound: Plan
     graph: Graph
@@ -62,6 +66,12 @@ class BlockPlan:
     keep: tuple[Value, ...] = ()
     tables: tuple[int, ...] = ()
     align: int = 1
+    drawn: tuple[Value, ...] = ()
+
+    @property
+    def stored(self) -> tuple[Value, ...]:
+        """The layers of objects whose final labels are written."""
+        return tuple(v for v in self.emit if v.name in self.bound.outputs or v in self.drawn)
 
 
 def plan_blocks(bound: Plan) -> BlockPlan:
@@ -76,7 +86,8 @@ def plan_blocks(bound: Plan) -> BlockPlan:
         _refuse(graph, number, step, tables)
     ends = [graph.ends[name] for name in wanted]
     emit = tuple(value for value in ends if graph.kinds[value].name == "labels")
-    keep = tuple(v for v in ends if v.name in bound.outputs and graph.kinds[v].name in _CONTINUOUS)
+    drawn = tuple(graph.ends[name] for name in drawn_layers(bound))
+    keep = tuple(v for v in ends if (v.name in bound.outputs or v in drawn) and graph.kinds[v].name in _CONTINUOUS)
     passes = _passes(graph, tables)
     given = tuple(_stored(passes))
     of_tables = [value for number in tables for value in _objects(graph, number)]
@@ -84,7 +95,7 @@ def plan_blocks(bound: Plan) -> BlockPlan:
     passes.append(_pass(graph, len(passes), targets, given, objects=bool(emit or tables), last=True))
     align = math.lcm(*(p.align for p in passes))
     emit = tuple(dict.fromkeys([*emit, *(v for v in of_tables if graph.kinds[v].name == "labels")]))
-    return BlockPlan(bound, graph, tuple(passes), emit, keep, tables, align)
+    return BlockPlan(bound, graph, tuple(passes), emit, keep, tables, align, drawn)
 
 
 def _objects(graph: Graph, number: int) -> list[Value]:
@@ -207,6 +218,11 @@ def _of_objects(step: BoundStep) -> bool:
 
 def pixels_of(step: BoundStep) -> int:
     """Return the context in pixels that a step needs, beside that of objects."""
+    if step.spec.name == "resize":
+        # Inside: what the steps reach, a corner on their grid, and what a pixel is interpolated from on the way in and
+        # out. A side's own factor differs from that of the parameters by rounding to whole pixels.
+        inside = sum(pixels_of(inner) for inner in step.inner) + inner_grid(step) + 4
+        return math.ceil(1.15 * inside / (resize_factor(step.params) or 1.0)) + 3
     if step.spec.bracket:
         size, halo = _tile(step)
         # All of the tile that holds a pixel must lie inside, with its halo; of blended ones those that fade in, too.
@@ -216,7 +232,14 @@ def pixels_of(step: BoundStep) -> int:
     return reach if isinstance(reach, int) else 0
 
 
+def inner_grid(step: BoundStep) -> int:
+    """Return of what the corner of a window inside a bracket must be a multiple."""
+    return math.lcm(*(_grid(inner) for inner in step.inner))
+
+
 def _grid(step: BoundStep) -> int:
+    if step.spec.name == "resize":
+        return 1  # the windows inside see to theirs
     if step.spec.bracket:
         return _tile(step)[0]
     return step.spec.grid(step.params)
@@ -259,9 +282,8 @@ def _refuse_bracket(step: BoundStep) -> None:
             f"{where}: boxes and instances cannot leave it block by block; turn them into labels inside it"
         )
     if step.spec.name == "resize":
-        raise UsageError(
-            f"{where}: cannot be done block by block; take another resolution with --level or --mpp instead"
-        )
+        _refuse_resize(step)
+        return
     if step.spec.name != "tile":
         raise UsageError(
             f"{where}: a {step.spec.name} around the whole image cannot be done block by block; leave it out"
@@ -269,3 +291,21 @@ def _refuse_bracket(step: BoundStep) -> None:
     for inner in leaves(step.inner):
         if any(a.kinds[0] == KINDS["histogram"] for a in inner.spec.arguments):
             raise UsageError(f"{inner.where}: measures the whole image from inside a bracket; move it before {where}")
+
+
+def _refuse_resize(step: BoundStep) -> None:
+    where = step.where
+    if resize_factor(step.params) is None:
+        raise UsageError(f"{where}: of blocks only a `factor`, or `standard` with `diameter`, can be done; give one")
+    for inner in step.inner:
+        reach = 0 if inner.spec.bracket else inner.spec.reach(inner.params)
+        kind = inner.kind.name if inner.kind is not None else ""
+        if inner.spec.bracket:
+            raise UsageError(f"{inner.where}: a bracket in a bracket cannot be done block by block; leave it out")
+        if any(a.kinds[0] == KINDS["histogram"] for a in inner.spec.arguments):
+            raise UsageError(f"{inner.where}: measures the whole image from inside a bracket; move it before {where}")
+        if kind not in _CONTINUOUS or not isinstance(reach, int):
+            raise UsageError(
+                f"{inner.where}: looks at whole objects, or makes them, from inside {where}, which blocks cannot do; "
+                "move it behind the bracket, or read at another resolution with --level or --mpp"
+            )

@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellkit.core.check import WRITERS, Plan
+from cellkit.core.check import Plan
 from cellkit.core.errors import CellkitError, UsageError
 from cellkit.core.recipe import dump
 from cellkit.engine.blockwise.drive import Step, run_passes
 from cellkit.engine.blockwise.job import Bench, BlockJob, forget
-from cellkit.engine.blockwise.outputs import label_store, rows, write_features
+from cellkit.engine.blockwise.outputs import coco_parts, label_store, rows, write_features, write_rois
+from cellkit.engine.blockwise.overlay import write_overlay
 from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
 from cellkit.engine.blockwise.seams import Read, audit, unexplained
 from cellkit.engine.blockwise.settle import ROOM
 from cellkit.engine.blockwise.store import CHUNK
+from cellkit.engine.blockwise.tissue import begin, region_of
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.footprint import bytes_per_pixel
 from cellkit.engine.manifest import Record
-from cellkit.engine.outputs import arrow_bytes, layers_for, objects_of, table_outputs
+from cellkit.engine.outputs import arrow_bytes, layers_for, makes_coco, objects_of, table_outputs
 from cellkit.engine.reading import size_of
+from cellkit.formats.imagej import MAX_COORDINATE
+from cellkit.io.objectwriter import image_suffix
 
 if TYPE_CHECKING:
     from cellkit.engine.executors import Workplace
@@ -44,7 +48,7 @@ class BlockSettings:
     """How blocks are done. `bytes`: memory that all windows in work may take together; `lanes`: how many those are.
 
     `level`, `mpp`: resolution; `device`, `compiled`: of networks; `plugins`: files of one's own stages; `side`: of a
-    block, where it is not to follow from the memory.
+    block, where it is not to follow from the memory; `tissue`: see `cellkit.engine.batch.Settings`.
     """
 
     bytes: int
@@ -55,6 +59,7 @@ class BlockSettings:
     compiled: bool = False
     plugins: tuple[str, ...] = ()
     side: int | None = None
+    tissue: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,10 @@ def run_image(
     """
     plan = plan_blocks(bound)
     height, width, channels = slide.info.shape
+    if "rois" in bound.outputs and "rois" not in bound.layers and max(height, width) > MAX_COORDINATE:
+        raise UsageError(
+            f"rois: ImageJ's ROIs reach to {MAX_COORDINATE:,} px, the image has {height:,} x {width:,}; write geojson"
+        )
     sized = size_blocks(plan, channels, settings)
     source = slide.spec.source
     digest = _digest(record, sized, settings, slide)
@@ -125,11 +134,13 @@ def run_image(
         digest=digest,
     )
     _forget_others(scratch, record.name, Path(job.folder))
+    if settings.tissue:
+        job = begin(job, lambda: region_of(job, plan, slide, settings.tissue, ROOM))
+    some = run_passes(job, place, tell)
     try:
-        some = run_passes(job, place, tell)
-        return _finished(some, record, folder)
+        return _finished(some, record, folder, settings.tissue)
     finally:
-        forget(job)
+        forget(some.job)
 
 
 def clear(folder: Path, name: str) -> None:
@@ -148,14 +159,14 @@ def _forget_others(scratch: Path, name: str, own: Path | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _finished(some: Bench, record: Record, folder: Path) -> Record:
+def _finished(some: Bench, record: Record, folder: Path, tissue: str) -> Record:
     """Finish the stores, audit the seams, and return the record of an image that is done."""
     job, plan, start = some.job, some.plan, some.starts
     files: dict[str, int] = {}
     facts: dict[str, Any] = {
         "objects": {v.name: int(start[v.key][-1]) for v in plan.emit if plan.graph.ends.get(v.name) == v},
         "height": job.shape[0], "width": job.shape[1], "pixel_size": some.slide.info.pixel_size,
-        "notes": _notes(some), "fields": dict(job.fields),
+        "notes": _notes(some, tissue), "fields": dict(job.fields),
     }  # fmt: skip
     seams = {}
     for value in plan.emit:
@@ -164,13 +175,19 @@ def _finished(some: Bench, record: Record, folder: Path) -> Record:
             seams[value.name] = _audited(some, store.read, value.name)
             store.finish()
             files[f"{value.name}/{job.name}.zarr"] = size_of(store.path)
-    for value in plan.keep:
+    if plan.drawn:
+        relative = f"overlays/{job.name}.tif"
+        write_overlay(some, folder / relative)
+        files[relative] = (folder / relative).stat().st_size
+    for value in plan.keep if some.ended.any() else ():
+        if value.name not in plan.bound.outputs:
+            continue
         files[f"{value.name}/{job.name}.zarr"] = _kept(some, value)
-    if "geojson" in plan.bound.outputs:
-        layer = plan.graph.ends[objects_of(plan.bound, "geojson")]
-        path = folder / "geojson" / f"{job.name}.geojson"
-        write_features(some, layer, path)
-        files[f"geojson/{job.name}.geojson"] = path.stat().st_size
+    for name, write in (("geojson", write_features), ("rois", write_rois)):
+        if name in plan.bound.outputs and name not in plan.bound.layers:
+            relative = f"{name}/{job.name}{image_suffix(name)}"
+            write(some, plan.graph.ends[objects_of(plan.bound, name)], folder / relative)
+            files[relative] = (folder / relative).stat().st_size
     facts["seams"] = seams
     return replace(record, status="done", facts=facts, files=files, tables=_tables(some))
 
@@ -190,15 +207,15 @@ def _audited(some: Bench, read: Read, name: str) -> dict[str, float]:
     return {"touching": seams.touching, "straight": straight, "expected": expected, "cuts_px": seams.cuts}
 
 
-def _notes(some: Bench) -> list[str]:
+def _notes(some: Bench, tissue: str) -> list[str]:
     job, (down, across) = some.job, some.job.grid
     notes = [f"done in {down} x {across} blocks of {job.side} px", *some.slide.notes, *some.networks.notes()]
-    left_out = [
-        name for name in some.plan.bound.outputs
-        if name in WRITERS and name not in some.plan.bound.layers and name not in ("geojson", "rle")
-    ]  # fmt: skip
-    if left_out:
-        notes.append(f"not written of an image done in blocks: {', '.join(left_out)}")
+    if tissue:
+        none = int((~some.region.kept).sum())
+        notes.append(
+            f"tissue {Path(tissue).name}: {none:,} of {down * across:,} blocks hold none and were left out, also of "
+            "what is measured on the whole image"
+        )
     return notes
 
 
@@ -214,7 +231,10 @@ def _kept(some: Bench, value: Value) -> int:
 
 
 def _tables(some: Bench) -> dict[str, Iterator[bytes]]:
-    """Return the rows of every table output, block after block, as Arrow streams."""
+    """Return the rows of every table output, block after block, as Arrow streams, and the parts of a COCO data set."""
     bound, ends = some.plan.bound, some.plan.graph.ends
     wanted = {name: ends[name].step if name in bound.layers else None for name in table_outputs(bound)}
-    return {name: map(arrow_bytes, rows(some, number)) for name, number in wanted.items()}
+    found: dict[str, Iterator[bytes]] = {name: map(arrow_bytes, rows(some, number)) for name, number in wanted.items()}
+    if makes_coco(bound):
+        found["coco"] = coco_parts(some, ends[objects_of(bound, "coco")])
+    return found

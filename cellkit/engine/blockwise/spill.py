@@ -49,7 +49,7 @@ class Spill:
                     left = left[file.write(left) :]
 
     def read(self, value: Value, window: Window) -> Layer:
-        """Return a window of a value that every block has written."""
+        """Return a window of a value; 0 where a block was left out."""
         kind, names, dtype, more = self._told(value)
         made = np.empty((*window.shape, *more), dtype)
         for core in self._blocks(window):
@@ -98,7 +98,8 @@ class Spill:
         told = {"kind": layer.kind.name, "names": layer.names, "dtype": array.dtype.str, "more": array.shape[2:]}
         with atomic(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(told), encoding="utf-8")
-        path.touch()
+        with path.open("ab") as file:  # of full length, as a block that is left out is read as 0
+            file.truncate(self.shape[0] * self.shape[1] * array.dtype.itemsize * int(np.prod(array.shape[2:])))
 
     def _tell(self, value: Value) -> tuple[str, tuple[str, ...], np.dtype, tuple[int, ...]]:
         told = json.loads(self._path(value).with_suffix(".json").read_text(encoding="utf-8"))

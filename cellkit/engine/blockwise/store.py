@@ -37,6 +37,14 @@ class Store:
         with disk(self.folder):
             self._array(value.key, layer.value)[core.slices] = layer.value
 
+    def read(self, value: Value, window: Window) -> np.ndarray:
+        """Return a window of a value; 0 where no block has written it."""
+        import zarr
+
+        if value.key not in self._open:
+            self._open[value.key] = zarr.open_array(str(self.folder / value.key), mode="r+")
+        return np.ascontiguousarray(self._open[value.key][window.slices])
+
     def _array(self, name: str, values: np.ndarray) -> Any:
         if name not in self._open:
             import zarr

@@ -17,6 +17,7 @@ from cellkit.engine.blockwise.number import number_block
 from cellkit.engine.blockwise.passes import Pass
 from cellkit.engine.blockwise.results import pack, pack_histogram, pack_open, unpack
 from cellkit.engine.blockwise.settle import settle
+from cellkit.engine.blockwise.tissue import filled, reached
 from cellkit.engine.blockwise.values import SOURCE
 from cellkit.engine.blockwise.window import Scene, look
 from cellkit.engine.executors import worker_name
@@ -88,7 +89,7 @@ def _look(some: Bench, now: Pass, window: Window) -> Scene:
     read = {value for number in now.steps for value in graph.reads[number].values()}
     seen = any(value.step == SOURCE for value in read | keep)
     sample = some.slide.read(window) if seen else some.slide.blank(window.shape)
-    given = {value: some.spill.read(value, window) for value in now.given}
+    given = {v: filled(some.spill.read(v, window), window, some.job, some.region) for v in now.given}
     return look(
         plan, now, window, some.job.shape, (sample, seen, given), (some.networks, some.histograms(now.number)), keep
     )
@@ -120,6 +121,8 @@ def _kept(now: Pass, block: Block) -> dict[str, np.ndarray | bytes]:
             found |= {f"k-{value.key}": those.keys, f"o-{value.key}": those.owned}
         if some.plan.emit:
             found |= tables_of(block) | features_of(block)
+            if not some.region.whole:
+                found |= reached(block)
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cellkit.core.check import BoundStep
 from cellkit.core.kinds import KINDS, Kind
+from cellkit.engine.footprint import resize_factor
 
 __all__ = ["SOURCE", "Graph", "Value"]
 
@@ -52,12 +53,7 @@ class _Made:
 
 def _still(step: BoundStep) -> bool:
     """Tell whether a step is a `resize` that changes no size, so that its inner steps may stand in its place."""
-    if step.spec.name != "resize":
-        return False
-    params = step.params
-    if params["standard"] is not None:
-        return params["diameter"] is None or params["diameter"] == params["standard"]
-    return bool(params["factor"] == 1.0)
+    return step.spec.name == "resize" and resize_factor(step.params) == 1.0
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from cellkit.core.histogram import Histogram
 from cellkit.core.kinds import KINDS
 from cellkit.core.sample import Layer, Sample
 from cellkit.core.stage import OBJECT
-from cellkit.engine.blockwise.passes import BlockPlan, Pass, pixels_of
+from cellkit.engine.blockwise.passes import BlockPlan, Pass, inner_grid, pixels_of
 from cellkit.engine.blockwise.validity import Sides, Validity, after_objects, after_pixels, together
 from cellkit.engine.blockwise.values import SOURCE, Value
 from cellkit.engine.execute import apply
 from cellkit.engine.networks import Networks
 from cellkit.grid.cover import Window
+from cellkit.grid.frame import ScaledFrame
 
 __all__ = ["Scene", "look"]
 
@@ -72,7 +73,7 @@ def look(
         step, reads = graph.steps[number], graph.reads[number]
         bound = {name: layers[value] for name, value in reads.items()}
         own = replace(sample, layers=MappingProxyType({"raw": sample.layer("raw"), **bound}))
-        after = apply(step, own, networks, histograms.get(number))
+        after = apply(step, own, networks, histograms.get(number), _frame(step, window, shape))
         state = _after(step, [valid[value] for value in reads.values()], bound, window, sides)
         for value in graph.made_by(number):
             layers[value] = after.layer(value.name)
@@ -81,6 +82,13 @@ def look(
             del layers[value]
     found = {value: layers[value] for value in keep}
     return Scene(window, shape, sample, seen, found, {value: valid[value] for value in keep})
+
+
+def _frame(step: BoundStep, window: Window, shape: tuple[int, int]) -> ScaledFrame | None:
+    """Return what a `resize` of the whole image makes of a window of it; None for other steps."""
+    if step.spec.name != "resize":
+        return None
+    return replace(step.spec.function(shape, **step.params), seen=window, grid=inner_grid(step))
 
 
 def _last_uses(reads: tuple[Mapping[str, Value], ...], steps: tuple[int, ...]) -> dict[Value, int]:
