@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from cellkit.engine.blockwise.results import pack, pack_histogram, unpack_histog
 from cellkit.engine.blockwise.task import Done, Task, carry_out
 from cellkit.engine.executors import Workplace
 
-__all__ = ["Progress", "Step", "run_passes"]
+__all__ = ["Progress", "Step", "begun", "run_passes"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,18 @@ def run_passes(job: BlockJob, place: Workplace, tell: Step) -> Bench:
             label_store(some, value, int(start[value.key][-1]))
     _blocks(job, place, "number", 0, _all(job), tell)
     return some
+
+
+def begun(folder: Path) -> str:
+    """Return a word for what is in work in `folder`, made with it, so that workers who outlive a run tell it apart."""
+    from cellkit.io import atomic
+
+    path = folder / "begun"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_text(secrets.token_hex(8), encoding="ascii")
+    return path.read_text(encoding="ascii")
 
 
 def _all(job: BlockJob) -> Iterator[tuple[int, int]]:
