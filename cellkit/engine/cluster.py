@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from concurrent.futures import Executor
 from time import monotonic, sleep
@@ -39,11 +40,14 @@ class Cluster:
             from distributed import Client, LocalCluster
         except ImportError:
             raise UsageError("--scheduler: Dask is not installed; pip install 'cellkit[dask]'") from None
+        # What work raises comes with its result, and `Gone` says the rest: no pages of lost connections beside it.
+        for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         with undisturbed():
             if address == "local":
                 self._own = LocalCluster(
                     n_workers=workers or os.cpu_count() or 1, threads_per_worker=1, dashboard_address=None,
-                    processes=True, silence_logs=40,
+                    processes=True, silence_logs=logging.CRITICAL,
                 )  # fmt: skip
                 self._client = Client(self._own)
             else:
@@ -75,8 +79,8 @@ class Cluster:
             self._lanes, self._seen = threads, self._looked
         elif self._looked - self._seen > self.patience:
             raise Gone(
-                f"the scheduler {self.address} has had no worker for {self.patience:,.0f} s; start workers and give the "
-                "same command: it goes on from here"
+                f"the scheduler {self.address} has had no worker for {self.patience:,.0f} s; start workers and give "
+                "the same command: it goes on from here"
             )
         return self._lanes
 

@@ -150,6 +150,8 @@ class Workplace:
             if executor is None:
                 raise UsageError("the workplace is closed")
             try:
+                if self.kind != "processes":
+                    return executor.submit(function, item)
                 with undisturbed():  # processes are started here
                     return executor.submit(function, item)
             except BrokenProcessPool:
