@@ -36,7 +36,7 @@ class Outside:
     def __init__(
         self, workers: int, folder: Path, host: str = "127.0.0.1", inside: Sequence[Sequence[str]] = ()
     ) -> None:
-        self.count, self.folder, self.inside = workers, folder, inside or [()] * (workers + 1)
+        self.count, self.folder, self.inside = workers, folder, inside
         port = 8786
         if not inside:
             with socket.socket() as free:
@@ -51,7 +51,7 @@ class Outside:
     def __enter__(self) -> Outside:
         self.folder.mkdir(parents=True, exist_ok=True)
         own = ["--host", self.host, "--port", str(self.port), "--no-dashboard"]
-        self.scheduler = self._start(self.inside[0], "scheduler", own)
+        self.scheduler = self._start(0, "scheduler", own)
         self.workers = [self.worker(i) for i in range(self.count)]
         return self
 
@@ -63,7 +63,7 @@ class Outside:
     def worker(self, number: int) -> subprocess.Popen[bytes]:
         """Start a worker; a nanny starts its process again when it dies."""
         own = [self.address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(self.folder / f"{number}")]
-        return self._start(self.inside[number + 1], "worker", own)
+        return self._start(number + 1, "worker", own)
 
     def kill(self, rng: random.Random) -> None:
         """Kill a worker as it comes: its process, which its nanny replaces, or once in four times both."""
@@ -77,8 +77,9 @@ class Outside:
                 if "spawn_main" in " ".join(process.cmdline()):
                     process.kill()
 
-    def _start(self, before: Sequence[str], what: str, own: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start(self, number: int, what: str, own: Sequence[str]) -> subprocess.Popen[bytes]:
         self.started += 1
+        before = self.inside[number] if self.inside else ()
         with (self.folder / f"{what}-{self.started}.log").open("wb") as log:
             command = [*before, sys.executable, "-m", f"distributed.cli.dask_{what}", *own]
             return subprocess.Popen(command, stdout=log, stderr=log)
