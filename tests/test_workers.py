@@ -1,4 +1,4 @@
-"""Runs whose workers are killed, stopped, sent away or left without a disk: nothing is lost, and the bytes are equal."""
+"""Runs whose workers are killed, stopped, sent away or left without a disk: nothing is lost, the bytes are equal."""
 
 from __future__ import annotations
 
@@ -181,3 +181,14 @@ def test_a_scheduler_that_goes_away_ends_the_run(images, calm, cellkit, tmp_path
     assert "Traceback" not in told
     cellkit(*command(images, BLOCKS, out))
     assert digest(out) == calm[BLOCKS]
+
+
+def test_workers_at_addresses_of_their_own(images, cellkit, tmp_path):
+    pytest.importorskip("distributed")
+    from namespaces import NotHere, compare
+
+    try:
+        one, two = compare(images[()], tmp_path, 1)
+    except NotHere as error:
+        pytest.skip(f"needs root and network namespaces: {error}")
+    assert one == two
