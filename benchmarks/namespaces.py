@@ -10,6 +10,7 @@ bytes of a run without Dask. Needs Linux, ``ip`` and root; says so where they ar
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from pathlib import Path
 from scale_kills import COMMAND, OUTPUTS, Outside, digest
 
 _NET = "10.77.0"
-_BRIDGE = "cellkit-hub"
+_BRIDGE = f"cellkit-{os.getpid()}-hub"
 
 
 class NotHere(Exception):
@@ -46,7 +47,7 @@ def machines(count: int) -> Iterator[list[list[str]]]:
 
     Raises `NotHere` where that is not allowed.
     """
-    names = [f"cellkit-{i}" for i in range(count)]
+    names = [f"cellkit-{os.getpid()}-{i}" for i in range(count)]
     made: list[str] = []
     try:
         for name in (_BRIDGE, *names):
