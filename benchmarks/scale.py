@@ -124,7 +124,9 @@ def workers(folder: Path, given: argparse.Namespace) -> None:
     found: dict[tuple[str, int], list[tuple[float, float]]] = {turn: [] for turn in turns}
     digests = set()
     start_up(folder, given.recipe)  # compiles what is not compiled yet
-    least = {(pool, n): idle(folder, given.recipe, *pools[pool], "--workers", n) for pool, n in turns}
+    least = {
+        (pool, n): idle(folder, given.recipe, *pools[pool], "--workers", n) for pool, n in turns if pool != "threads"
+    }
     for number in range(given.rounds):
         for pool, n in turns if number % 2 == 0 else reversed(turns):
             out, before = folder / "out", processor()
