@@ -16,6 +16,8 @@ __all__ = ["Cluster", "Gone"]
 _CONNECTING = 10.0
 """Seconds that a scheduler has to answer at first, and to come back after the connection was lost."""
 _ANSWER = 10.0
+_QUIET = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
+"""Of a cluster of our own nobody looks at profiles, taken 100 times a second, nor at ticks, 50 times a second."""
 
 
 class Gone(CellkitError):
@@ -37,6 +39,7 @@ class Cluster:
         self.address, self.patience = address, patience
         self._own: Any = None
         try:
+            import dask.config
             from distributed import Client, LocalCluster
         except ImportError:
             raise UsageError("--scheduler: Dask is not installed; pip install 'cellkit[dask]'") from None
@@ -45,10 +48,11 @@ class Cluster:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         with undisturbed():
             if address == "local":
-                self._own = LocalCluster(
-                    n_workers=workers or os.cpu_count() or 1, threads_per_worker=1, dashboard_address=None,
-                    processes=True, silence_logs=logging.CRITICAL,
-                )  # fmt: skip
+                with dask.config.set(_QUIET):
+                    self._own = LocalCluster(
+                        n_workers=workers or os.cpu_count() or 1, threads_per_worker=1, dashboard_address=None,
+                        processes=True, silence_logs=logging.CRITICAL,
+                    )  # fmt: skip
                 self._client = Client(self._own)
             else:
                 try:
