@@ -2,10 +2,14 @@
 
 ``python benchmarks/scale.py large --side 20000 [--recipe nuclei-classical] [--memory 2GB]``
     One large image (``scale_image.py``) against some of 2,000 px: seconds per megapixel of either, and the peak memory.
-``python benchmarks/scale.py workers --side 6000``
-    The same image by 1, 2 and 4 workers of Dask, and by a pool of as many local processes; outputs are compared.
+``python benchmarks/scale.py workers --side 6000 [--rounds 2]``
+    The same image by 1, 2 and 4 workers of Dask, and by a pool of as many local processes, to and fro; outputs are
+    compared.
 ``python benchmarks/scale.py many --images 10000``
     Small images in one run: memory at 1,000 and at the end, a kill on the way, what is done again, `cellkit status`.
+``python benchmarks/scale.py kills --side 2048 --images 400 [--kills 10] [--seed 0]``
+    Runs and workers of Dask killed at random moments, on an image in blocks and on small images: what is left after
+    every kill can be read, and what they end with has the bytes of an undisturbed run (``scale_kills.py``).
 
 Every run is the whole command in a process of its own. Start-up, measured on an image of 64 px, is given apart.
 """
@@ -13,7 +17,6 @@ Every run is the whole command in a process of its own. Start-up, measured on an
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import resource
 import shutil
@@ -22,12 +25,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
+from scale_kills import COMMAND, digest, kills
 
-COMMAND = [sys.executable, "-c", "from cellkit_cli.main import main; main()"]
 HERE = Path(__file__).parent
 
 
@@ -37,29 +41,31 @@ def processor() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def watched(*arguments: object, kill_at: float = 0.0) -> tuple[float, int, list[tuple[float, int]]]:
-    """Run `cellkit`; return seconds, the most bytes that it and its children held, and all samples of that.
+def watched(*arguments: object, look: Callable[[int], bool] | None = None) -> tuple[float, int]:
+    """Run `cellkit`; return seconds, and the most bytes that it and its children held.
 
-    `kill_at`: seconds after which it is killed with all its children.
+    `look` is told those bytes every now and then; where it returns True, the run is killed with all its children.
     """
-    started = time.perf_counter()
+    started, peak, killed = time.perf_counter(), 0, False
     process = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    own, seen = psutil.Process(process.pid), []
+    own = psutil.Process(process.pid)
     while process.poll() is None:
         try:
             family = [own, *own.children(recursive=True)]
-            seen.append((time.perf_counter() - started, sum(p.memory_info().rss for p in family)))
-            if kill_at and time.perf_counter() - started > kill_at:
+            held = sum(p.memory_info().rss for p in family)
+            peak = max(peak, held)
+            if look is not None and look(held):
+                killed = True
                 for p in reversed(family):
                     p.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:
             pass
         time.sleep(0.05)
     seconds = time.perf_counter() - started
-    if process.returncode and not kill_at:
+    if process.returncode and not killed:
         error = process.stderr.read().decode() if process.stderr else ""
         raise SystemExit(f"cellkit {' '.join(map(str, arguments))}: ended with {process.returncode}\n{error[-2000:]}")
-    return seconds, max((size for _, size in seen), default=0), seen
+    return seconds, peak
 
 
 def make_image(folder: Path, side: int) -> Path:
@@ -96,7 +102,7 @@ def large(folder: Path, given: argparse.Namespace) -> None:
         (f"{given.side:,} x {given.side:,} px", make_image(folder, given.side), given.side**2 / 1e6),
     ):
         out, before = folder / "out-large", processor()
-        seconds, peak, _ = watched(
+        seconds, peak = watched(
             "run", given.recipe, image, "-o", out, "--memory", given.memory, "--outputs", given.outputs
         )
         rates.append(((seconds - start[0]) / pixels, (processor() - before - start[1]) / pixels))
@@ -111,74 +117,118 @@ def large(folder: Path, given: argparse.Namespace) -> None:
 
 
 def workers(folder: Path, given: argparse.Namespace) -> None:
-    """Compare workers of Dask with local processes."""
+    """Compare workers of Dask with local processes, in turns, to and fro."""
     image = make_image(folder, given.side)
-    found = {}
-    for name, more in (
-        *((f"Dask, {n} workers", ("--scheduler", "local", "--workers", n)) for n in (1, 2, 4)),
-        *((f"processes, {n}", ("--pool", "processes", "--workers", n)) for n in (1, 2, 4)),
-        ("threads, 2", ("--workers", 2)),
-    ):
-        out = folder / "out"
-        seconds, peak, _ = watched(
-            "run", given.recipe, image, "-o", out, "--memory", given.memory, "--outputs", given.outputs, *more
-        )
-        found[name] = seconds
-        print(f"  {name}: {seconds:.1f} s, peak of all processes {peak / 1e9:.2f} GB, outputs {digest(out)[:12]}")
-        shutil.rmtree(out)
+    pools = {"Dask": ("--scheduler", "local"), "processes": ("--pool", "processes"), "threads": ()}
+    turns = [*((pool, n) for n in (1, 2, 4) for pool in ("Dask", "processes")), ("threads", 2)]
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {turn: [] for turn in turns}
+    digests = set()
+    start_up(folder, given.recipe)  # compiles what is not compiled yet
+    least = {
+        (pool, n): idle(folder, given.recipe, *pools[pool], "--workers", n) for pool, n in turns if pool != "threads"
+    }
+    for number in range(given.rounds):
+        for pool, n in turns if number % 2 == 0 else reversed(turns):
+            out, before = folder / "out", processor()
+            seconds, peak = watched(
+                "run", given.recipe, image, "-o", out, "--memory", given.memory, "--outputs", given.outputs,
+                *pools[pool], "--workers", n,
+            )  # fmt: skip
+            found[pool, n].append((seconds, processor() - before))
+            digests.add(digest(out))
+            print(
+                f"  {pool}, {n}: {seconds:.1f} s, {found[pool, n][-1][1]:.1f} s of a core, "
+                f"peak of all processes {peak / 1e9:.2f} GB"
+            )
+            shutil.rmtree(out)
+    best = {turn: [min(values) for values in zip(*times, strict=True)] for turn, times in found.items()}
     for n in (1, 2, 4):
-        ratio = found[f"Dask, {n} workers"] / found[f"processes, {n}"]
-        gain = found["Dask, 1 workers"] / found[f"Dask, {n} workers"]
-        print(f"  {n} workers: speed-up {gain:.2f}, Dask by local {ratio:.2f}")
+        dask, local = best["Dask", n], best["processes", n]
+        print(
+            f"  {n} workers: speed-up {best['Dask', 1][0] / dask[0]:.2f} (processes "
+            f"{best['processes', 1][0] / local[0]:.2f}); Dask by processes {dask[0] / local[0]:.2f} by the clock, "
+            f"{dask[1] / local[1]:.2f} of a core; without start-up ({least['Dask', n]:.1f} and "
+            f"{least['processes', n]:.1f} s of a core) "
+            f"{(dask[1] - least['Dask', n]) / (local[1] - least['processes', n]):.2f}"
+        )
+    print(f"  all outputs equal: {len(digests) == 1}")
+
+
+def idle(folder: Path, recipe: str, *more: object) -> float:
+    """Return the seconds of a core that a run takes whose workers have next to nothing to do."""
+    from cellkit.io import write
+
+    write(folder / "black.png", np.zeros((512, 512), np.uint8))
+    before = processor()
+    watched("run", recipe, folder / "black.png", "-o", folder / "idle", "--fresh", "--blocks", 128, *more)
+    return processor() - before
+
+
+def status_seconds(out: Path) -> float:
+    """Return the seconds of `cellkit status`, Python's start included."""
+    before = time.perf_counter()
+    subprocess.run([*COMMAND, "status", str(out)], check=False, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - before
 
 
 def many(folder: Path, given: argparse.Namespace) -> None:
     """Run many small images, kill the run, and go on."""
     from cellkit.io import fluorescence_field, write
 
-    pictures = folder / "pictures"
+    pictures = folder / f"pictures-{given.images}"
     if not pictures.exists():
         pictures.mkdir()
         for i in range(given.images):
             image, _ = fluorescence_field(128, 8, seed=i % 200)
             write(pictures / f"{i:06}.png", np.roll(image, i, axis=1))
     out = folder / "out-many"
-    seconds, peak, seen = watched("run", given.recipe, pictures, "-o", out, "--outputs", "labels,table")
-    tenth = [size for at, size in seen if at < 0.1 * seconds + 5]
+    words = ("run", given.recipe, pictures, "-o", out, "--outputs", "labels,table")
+    memory: list[tuple[int, int]] = []
+    asked: list[float] = []
+
+    def look(held: int) -> bool:
+        memory.append((sum(1 for _ in os.scandir(out / "labels")) if (out / "labels").exists() else 0, held))
+        if memory[-1][0] > (len(asked) + 1) * given.images / 5:
+            asked.append(status_seconds(out))
+        return False
+
+    before = processor()
+    seconds, peak = watched(*words, look=look)
+    used = processor() - before
+    early = max((held for done, held in memory if done <= given.images / 10), default=0)
+    late = max(held for done, held in memory if 0.9 * given.images <= done < given.images)
     print(
-        f"  {given.images:,} images: {seconds:.1f} s, memory {tenth[-1] / 1e6:,.0f} MB at about 1,000, "
-        f"{max(size for _, size in seen[-20:]) / 1e6:,.0f} MB at the end, peak {peak / 1e6:,.0f} MB"
+        f"  {given.images:,} images: {seconds:.1f} s, {used:.1f} s of a core; memory up to image "
+        f"{given.images // 10:,}: {early / 1e6:,.0f} MB, over the last tenth: {late / 1e6:,.0f} MB, with the "
+        f"tables of the run: {peak / 1e6:,.0f} MB"
     )
+    asked.append(status_seconds(out))
+    print(f"  status: {', '.join(f'{s:.2f}' for s in asked)} s, Python's start included; the last after the end")
     wanted = digest(out)
     shutil.rmtree(out)
-    watched("run", given.recipe, pictures, "-o", out, "--outputs", "labels,table", kill_at=seconds * 0.6)
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "labels").glob("*")}
-    at = time.perf_counter()
-    subprocess.run([*COMMAND, "status", str(out)], check=False)
-    print(f"  status took {time.perf_counter() - at:.2f} s, Python's start included")
-    watched("run", given.recipe, pictures, "-o", out, "--outputs", "labels,table")
-    again = sum((out / "labels" / name).stat().st_mtime_ns != old for name, old in before.items())
-    print(f"  killed with {len(before):,} done, {again} of them done again; outputs equal: {digest(out) == wanted}")
-
-
-def digest(out: Path) -> str:
-    """Return a digest of all results of a run but for times, places and notes."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in out.rglob("*") if p.is_file() and ".cellkit" not in p.parts):
-        if path.name in ("run.json", "images.csv"):
-            continue
-        total.update(str(path.relative_to(out)).encode())
-        total.update(path.read_bytes())
-    return total.hexdigest()
+    labels = out / "labels"
+    watched(*words, look=lambda _: labels.exists() and sum(1 for _ in os.scandir(labels)) > 0.6 * given.images)
+    done = {path.name: path.stat().st_mtime_ns for path in labels.glob("*")}
+    print(f"  status after a kill: {status_seconds(out):.2f} s")
+    seconds, _ = watched(*words)
+    again = sum((labels / name).stat().st_mtime_ns != old for name, old in done.items())
+    print(
+        f"  killed with {len(done):,} done, {again} of them done again; {seconds:.1f} s for the rest; outputs equal: "
+        f"{digest(out) == wanted}"
+    )
+    shutil.rmtree(out)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["large", "workers", "many"])
+    parser.add_argument("what", choices=["large", "workers", "many", "kills"])
     parser.add_argument("--side", type=int, default=20000)
     parser.add_argument("--images", type=int, default=10000)
     parser.add_argument("--copies", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", default="nuclei-classical")
     parser.add_argument("--memory", default="2GB")
     parser.add_argument("--outputs", default="labels,table,rle,geojson")
@@ -188,7 +238,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        {"large": large, "workers": workers, "many": many}[given.what](folder, given)
+        {"large": large, "workers": workers, "many": many, "kills": kills}[given.what](folder, given)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class _Options:
     scheduler: str | None
     blocks: int | None
     tissue: str
+    worker_timeout: float
 
 
 @click.command("run", short_help="Run a recipe on images and write what it makes.")
@@ -73,6 +74,13 @@ class _Options:
     "--tissue", default="", metavar="auto|FILE", help="Do images in blocks, and leave out those without tissue."
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Work by Dask: tcp://host:8786, or local for a cluster here.")
+@click.option(
+    "--worker-timeout",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    metavar="SECONDS",
+    help="Stop where Dask has had no worker for so long.  [default: 300]",
+)
 @click.option("--compile", "compiled", is_flag=True, help="Let torch compile networks first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
@@ -83,7 +91,8 @@ def run_command(ctx: click.Context, **given: Any) -> None:
     that was interrupted continues where it stopped when the same command is given again. An image that does not fit in
     memory is done block by block, with the same results; its labels become an OME-Zarr pyramid.
 
-    Exit code 0: all images done; 1: some failed, the rest is complete; 2: wrong recipe or usage, nothing written.
+    Exit code 0: all images done; 1: some failed, the rest is complete; 2: wrong recipe or usage, nothing written, or no
+    place or workers left to go on with; 130, 143: stopped by Ctrl-C, by SIGTERM. What is done stays done.
 
     \b
     Example:
@@ -92,6 +101,7 @@ def run_command(ctx: click.Context, **given: Any) -> None:
     """
     from cellkit.core import Recipe
     from cellkit.engine.batch import Settings, run_batch
+    from cellkit.engine.signals import Terminated, terminable
     from cellkit.models.device import parse_memory
 
     options = _Options(**given)
@@ -107,18 +117,19 @@ def run_command(ctx: click.Context, **given: Any) -> None:
         plugins=options.plugins,
         blocks=options.blocks,
         tissue=options.tissue,
+        patience=options.worker_timeout,
     )  # fmt: skip
     for line in _together(options, memory):
         click.echo(line, err=True)
     try:
-        with show:
+        with terminable(), show:
             result = run_batch(
                 recipe, options.images, options.out, settings=settings, on_start=show.start, on_image=show.add,
                 on_block=show.block,
             )  # fmt: skip
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         click.echo("cellkit: stopped; the same command continues from here", err=True)
-        ctx.exit(130)
+        ctx.exit(143 if isinstance(stopped, Terminated) else 130)
     if options.as_json:
         click.echo(json.dumps(_summary(result), indent=2))
     else:

@@ -6,11 +6,17 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
-from cellkit.core import StageError, UsageError
+from cellkit.core import Recipe, StageError, UsageError
+from cellkit.core.check import plan
+from cellkit.core.recipe import dump
+from cellkit.engine.batch import Settings, run_batch
 from cellkit.engine.executors import Lost, Workplace, worker_name
+from cellkit.engine.remote import Errand
+from cellkit.io import find, fluorescence_field, write
 
 
 def square(number: int) -> int:
@@ -91,3 +97,52 @@ def test_an_interruption_ends_the_wait():
     with Workplace("threads", 1) as place, pytest.raises(KeyboardInterrupt):
         list(place.map(stop, range(5)))
     assert time.monotonic() - started < 30
+
+
+def loads(errand):
+    """Do an errand, and count how often this process has loaded a network so far."""
+    from cellkit.engine.remote import run_errand
+    from cellkit.models import runtime
+
+    if not hasattr(runtime, "counted"):
+        runtime.counted, load = [], runtime._load
+        runtime._load = lambda *given: runtime.counted.append(1) or load(*given)
+    (outcome,) = run_errand(errand)
+    return outcome.record.status, len(runtime.counted), outcome.record.facts["worker"]
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_a_worker_loads_a_network_once_and_not_for_every_piece_of_work(kind, tmp_path):
+    if kind == "dask":
+        pytest.importorskip("distributed")
+    for number in range(5):
+        write(tmp_path / f"{number}.png", fluorescence_field(64, 3, seed=number)[0])
+    (tmp_path / "out" / ".cellkit" / "tmp").mkdir(parents=True)
+    recipe = dump(plan(Recipe.read("nuclei")).resolved())
+    sources = find([tmp_path])
+    errands = [Errand(recipe, str(tmp_path / "out"), "digest", Settings(device="cpu"), (s,), (None,)) for s in sources]
+    with Workplace(kind, 1) as place:
+        found = [told for _, told in place.map(loads, errands)]
+    assert {status for status, _, _ in found} == {"done"}, found
+    assert len({worker for _, _, worker in found}) == 1
+    assert [count for _, count, _ in found] == [1] * 5
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_a_run_does_not_get_ahead_of_what_takes_its_results(kind, tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(60):
+        write(tmp_path / "images" / f"{number:02}.png", fluorescence_field(64, 3, seed=number)[0])
+    taken, most, out = [], 0, tmp_path / "out"
+
+    def slow(outcome):
+        nonlocal most
+        taken.append(outcome.record.name)
+        time.sleep(0.05)
+        most = max(most, len(list((out / "labels").glob("*.tif"))) - len(taken))
+
+    recipe = replace(Recipe.read("nuclei-classical"), outputs=("labels",))
+    run_batch(recipe, [tmp_path / "images"], out, settings=Settings(workers=1, pool=kind), on_image=slow)
+    assert len(taken) == 60
+    # Two pieces of work for the worker and what it makes ready meanwhile; a piece is up to 7 images for a process.
+    assert most <= (4 if kind == "threads" else 21)

@@ -22,6 +22,7 @@ from cellkit.core.errors import CellkitError, UsageError, WriteError
 from cellkit.core.recipe import Recipe, dump
 from cellkit.core.sample import Sample
 from cellkit.engine.execute import Observation, execute, live
+from cellkit.engine.executors import PATIENCE, Kind, Workplace
 from cellkit.engine.footprint import Room
 from cellkit.engine.manifest import Manifest, Record
 from cellkit.engine.networks import Networks, divide_memory, open_networks
@@ -32,7 +33,6 @@ from cellkit.engine.warm import warming
 
 if TYPE_CHECKING:
     from cellkit.engine.blockwise.drive import Progress
-    from cellkit.engine.executors import Kind
     from cellkit.io import Source
 
 __all__ = ["BatchResult", "Job", "Outcome", "Settings", "open_job", "run_batch", "worked"]
@@ -47,9 +47,10 @@ class Settings:
     `workers`: images in work at once (None: all cores). `fresh`: start over. `device`: where networks run. `memory`:
     the bytes that this process should stay within (None: no bound). `compiled`: let torch compile networks. `level`,
     `mpp`: the resolution to read, see `cellkit.io.open_slide`. `pool`: where work is done, `scheduler` the address of
-    Dask's, see `cellkit.engine.executors.Workplace`. `plugins`: files of one's own stages, for other processes.
-    `blocks`: do every image in blocks of about so many pixels a side, whether it fits in memory or not. `tissue`: do
-    every image in blocks and leave out those without tissue: ``auto``, or a mask image.
+    Dask's, `patience` the seconds to wait for its workers, see `cellkit.engine.executors.Workplace`. `plugins`: files
+    of one's own stages, for other processes. `blocks`: do every image in blocks of about so many pixels a side, whether
+    it fits in memory or not. `tissue`: do every image in blocks and leave out those without tissue: ``auto``, or a mask
+    image.
     """
 
     workers: int | None = None
@@ -64,6 +65,7 @@ class Settings:
     plugins: tuple[str, ...] = ()
     blocks: int | None = None
     tissue: str = ""
+    patience: float = PATIENCE
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def run_batch(
     kept as they are, and so are blocks.
 
     Raises `RecipeError`, `UsageError` and, for a damaged network, `FormatError` before anything is written;
-    `WriteError` where the state or the tables of the run cannot be written.
+    `WriteError` where the state or the tables of the run cannot be written, `Gone` where Dask's scheduler or all of its
+    workers are.
     """
     from cellkit.engine.results import write_results
     from cellkit.io import find
@@ -270,21 +273,22 @@ def _all_outcomes(
     """Yield outcomes as they come, those of images that are done block by block at the end."""
     large: list[tuple[Source, Outcome]] = []
     by_name = {source.name: source for source in sources}
-    if settings.pool == "threads":
-        outcomes = _outcomes(job, sources, manifest, workers)
-    else:
-        from cellkit.engine.remote import outcomes_elsewhere
-
-        outcomes = outcomes_elsewhere(job, sources, manifest, settings)
-    for outcome in outcomes:
-        if outcome.large:
-            large.append((by_name[outcome.record.name], outcome))
+    with Workplace(settings.pool, settings.workers, settings.scheduler, settings.patience) as place:
+        if settings.pool == "threads":
+            outcomes = _outcomes(job, sources, manifest, workers)
         else:
-            yield outcome
-    if large:
-        from cellkit.engine.blockwise.batch import block_outcomes
+            from cellkit.engine.remote import outcomes_elsewhere
 
-        yield from block_outcomes(job, large, manifest, settings, on_block)
+            outcomes = outcomes_elsewhere(job, sources, manifest, settings, place)
+        for outcome in outcomes:
+            if outcome.large:
+                large.append((by_name[outcome.record.name], outcome))
+            else:
+                yield outcome
+        if large:
+            from cellkit.engine.blockwise.batch import block_outcomes
+
+            yield from block_outcomes(job, large, manifest, (settings, place), on_block)
 
 
 def _outcomes(job: Job, sources: Sequence[Source], manifest: Manifest, workers: int) -> Iterator[Outcome]:

@@ -7,22 +7,29 @@ laptop and one on a cluster call the same functions.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from cellkit.core.errors import CellkitError, UsageError
+from cellkit.engine.signals import end_with_parent, undisturbed
 
-__all__ = ["Kept", "Kind", "Lost", "Workplace", "ready_worker", "worker_name"]
+if TYPE_CHECKING:
+    from cellkit.engine.cluster import Cluster
+
+__all__ = ["PATIENCE", "Kept", "Kind", "Lost", "Workplace", "ready_worker", "worker_name"]
 
 Kind = Literal["serial", "threads", "processes", "dask"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+PATIENCE = 300.0
+"""Seconds that a run waits for workers of Dask where there are none, unless somebody says otherwise."""
 _TRIES = 3
 
 
@@ -45,7 +52,8 @@ class Workplace:
     """Workers of one kind; a context manager.
 
     `workers`: how many pieces of work go on at once (None: all cores; for Dask, what its workers offer). `address`: of
-    Dask's scheduler, e.g. ``tcp://host:8786``, or ``local`` for a cluster of processes on this machine.
+    Dask's scheduler, e.g. ``tcp://host:8786``, or ``local`` for a cluster of processes on this machine. `patience`:
+    seconds to wait for workers of Dask where there are none.
 
     Raises `UsageError` where Dask is missing or its scheduler cannot be reached.
     """
@@ -53,27 +61,32 @@ class Workplace:
     kind: Kind = "threads"
     workers: int | None = None
     address: str = "local"
+    patience: float = PATIENCE
 
     def __post_init__(self) -> None:
         self._executor: Executor | None = None
-        self._client: Any = None
-        self._cluster: Any = None
+        self._cluster: Cluster | None = None
 
     def __enter__(self) -> Workplace:
         if self.kind == "dask":
-            self._connect()
+            from cellkit.engine.cluster import Cluster
+
+            self._cluster = Cluster(self.address, self.workers, self.patience)
+            self._executor = self._cluster.executor
         else:
             self.workers = self.workers or os.cpu_count() or 1
         self._open()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._executor is not None and self.kind != "dask":
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
+        elif self._executor is not None:
+            if kind is not None:  # the run ends early; what processes have in work is not waited for, but done again
+                for process in list((getattr(self._executor, "_processes", None) or {}).values()):
+                    process.terminate()
             self._executor.shutdown(wait=True, cancel_futures=True)
-        for some in (self._client, self._cluster):
-            if some is not None:
-                some.close()
-        self._executor = self._client = self._cluster = None
+        self._executor = self._cluster = None
 
     @property
     def shares_memory(self) -> bool:
@@ -85,13 +98,15 @@ class Workplace:
 
         `items` are taken as workers get free, so that they may be made as they are asked for. Where a worker dies, the
         work it had goes to another, three times at most; then `Lost` stands in place of a result.
+
+        Raises `Gone` where Dask's scheduler, or all of its workers, are gone for good.
         """
         waiting = iter(items)
         again: deque[tuple[T, int]] = deque()
         pending: dict[Future[R], tuple[T, int]] = {}
         try:
             while True:
-                while len(pending) < 2 * (self.workers or 1):
+                while len(pending) < 2 * self._lanes():
                     # What was in work when a worker died goes alone, so that the next death is its own doing.
                     if again and pending:
                         break
@@ -103,7 +118,8 @@ class Workplace:
                         break
                 if not pending:
                     return
-                done, _ = wait(pending, return_when=FIRST_COMPLETED)
+                pulse = None if self._cluster is None else self._cluster.pulse
+                done, _ = wait(pending, pulse, FIRST_COMPLETED)
                 for future in done:
                     item, tries = pending.pop(future)
                     try:
@@ -122,13 +138,22 @@ class Workplace:
             for future in pending:
                 future.cancel()
 
+    def _lanes(self) -> int:
+        """Return how many pieces of work go on at once, as far as is known now."""
+        if self._cluster is not None:
+            self.workers = self._cluster.lanes()
+        return self.workers or 1
+
     def _submit(self, function: Callable[[T], R], item: T) -> Future[R]:
         for _ in range(_TRIES):
             executor = self._executor
             if executor is None:
                 raise UsageError("the workplace is closed")
             try:
-                return executor.submit(function, item)
+                if self.kind != "processes":
+                    return executor.submit(function, item)
+                with undisturbed():  # processes are started here
+                    return executor.submit(function, item)
             except BrokenProcessPool:
                 self._open()
         raise Lost("processes die as soon as they are started; see the system's log for what kills them")
@@ -142,32 +167,16 @@ class Workplace:
             if before is not None and not getattr(before, "_broken", False):
                 return
             # Not forked: threads of numba, OpenCV and torch do not survive it.
-            self._executor = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+            spawned = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.workers, spawned, end_with_parent)
         elif before is None:
             serial = self.kind == "serial"
             self._executor = _Serial() if serial else ThreadPoolExecutor(self.workers, "work")
 
     def _died(self, error: BaseException) -> bool:
-        return isinstance(error, BrokenProcessPool) or type(error).__name__ in ("KilledWorker", "CancelledError")
-
-    def _connect(self) -> None:
-        try:
-            from distributed import Client, LocalCluster
-        except ImportError:
-            raise UsageError("--scheduler: Dask is not installed; pip install 'cellkit[dask]'") from None
-        if self.address == "local":
-            self._cluster = LocalCluster(
-                n_workers=self.workers or os.cpu_count() or 1, threads_per_worker=1, dashboard_address=None,
-                processes=True, silence_logs=40,
-            )  # fmt: skip
-            self._client = Client(self._cluster)
-        else:
-            try:
-                self._client = Client(self.address, timeout=10)
-            except (OSError, TimeoutError, ValueError) as error:
-                raise UsageError(f"--scheduler {self.address}: cannot be reached: {error}") from error
-        self.workers = sum(self._client.nthreads().values()) or self.workers or 1
-        self._executor = self._client.get_executor(pure=False, retries=0)
+        if self._cluster is not None:
+            return self._cluster.died(error)
+        return isinstance(error, BrokenProcessPool)
 
 
 class Kept(Generic[R]):
@@ -201,7 +210,7 @@ def ready_worker(plugins: Sequence[str]) -> None:
 
     for path in plugins:
         registry.load_file(path)
-    if multiprocessing.parent_process() is None:
+    if multiprocessing.parent_process() is None and _of_dask() is None:
         return
     import cv2
 
@@ -210,9 +219,16 @@ def ready_worker(plugins: Sequence[str]) -> None:
 
 def worker_name() -> str:
     """Return what to call the worker this runs on: process and thread, or Dask's name for it."""
-    try:
-        from distributed import get_worker
+    return _of_dask() or f"{os.getpid()}/{threading.current_thread().name}"
 
+
+def _of_dask() -> str | None:
+    """Return the name of the worker of Dask that this runs on."""
+    if "distributed.worker" not in sys.modules:  # a second to import, and never imported where it is not used
+        return None
+    from distributed import get_worker
+
+    try:
         return str(get_worker().name)
-    except (ImportError, ValueError):
-        return f"{os.getpid()}/{threading.current_thread().name}"
+    except ValueError:
+        return None

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["outcomes_elsewhere"]
 
 _AT_ONCE = 8
-"""Images that a worker is given together."""
+"""Images that a worker is given together, at most."""
+_ERRANDS = 8
+"""Errands of every worker at least, where there are images enough, so that none waits long for the last one."""
 
 
 @dataclass(frozen=True)
@@ -36,31 +38,30 @@ class Errand:
 
 
 def outcomes_elsewhere(
-    job: Job, sources: Sequence[Source], manifest: Manifest, settings: Settings
+    job: Job, sources: Sequence[Source], manifest: Manifest, settings: Settings, place: Workplace
 ) -> Iterator[Outcome]:
-    """Yield outcomes as they come."""
+    """Yield outcomes as they come from the workers of `place`."""
     recipe, folder = dump(job.plan.resolved()), str(job.folder.absolute())
+    at_once = max(1, min(_AT_ONCE, len(sources) // (_ERRANDS * (place.workers or 1))))
 
     def errands() -> Iterator[Errand]:
-        for first in range(0, len(sources), _AT_ONCE):
-            some = tuple(sources[first : first + _AT_ONCE])
+        for first in range(0, len(sources), at_once):
+            some = tuple(sources[first : first + at_once])
             yield Errand(recipe, folder, job.digest, settings, some, tuple(manifest.get(s.name) for s in some))
 
-    with Workplace(settings.pool, settings.workers, settings.scheduler) as place:
-        for errand, found in place.map(run_errand, errands()):
-            if isinstance(found, list):
-                yield from found
-                continue
-            for source in errand.sources:
-                record = Record(
-                    source.name, str(source.paths[0]), job.digest, reason=f"{type(found).__name__}: {found}"
-                )
-                yield Outcome(replace(record, facts={"fields": dict(source.fields)}))
+    for errand, found in place.map(run_errand, errands()):
+        if isinstance(found, list):
+            yield from found
+            continue
+        for source in errand.sources:
+            record = Record(source.name, str(source.paths[0]), job.digest, reason=f"{type(found).__name__}: {found}")
+            yield Outcome(replace(record, facts={"fields": dict(source.fields)}))
 
 
 def run_errand(errand: Errand) -> list[Outcome]:
     """Do the images of an errand, one after another."""
-    job = _jobs.get((errand.digest, errand.folder), lambda: _opened(errand))
+    # A worker of Dask outlives runs: the next may read at another resolution, or write other outputs.
+    job = _jobs.get((errand.recipe, errand.digest, errand.folder, errand.settings), lambda: _opened(errand))
     found = []
     for source, before in zip(errand.sources, errand.before, strict=True):
         reading = job.reader.read(source, before)

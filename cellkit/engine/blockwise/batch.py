@@ -14,6 +14,7 @@ from cellkit.core.errors import CellkitError
 from cellkit.engine.batch import Job, Outcome, Settings
 from cellkit.engine.blockwise.drive import BlockError, Progress
 from cellkit.engine.blockwise.run import BlockSettings, clear, run_image
+from cellkit.engine.cluster import Gone
 from cellkit.engine.executors import Workplace
 from cellkit.engine.manifest import Manifest, Record
 
@@ -30,22 +31,24 @@ def block_outcomes(
     job: Job,
     large: Sequence[tuple[Source, Outcome]],
     manifest: Manifest,
-    settings: Settings,
+    means: tuple[Settings, Workplace],
     on_block: Callable[[str, Progress], None] | None,
 ) -> Iterator[Outcome]:
     """Yield what becomes of the images `large`, with the reason why each does not fit."""
-    with Workplace(settings.pool, settings.workers, settings.scheduler) as place:
-        memory = job.reader.room.limit or min(psutil.virtual_memory().total // 4, _MOST)
-        lanes = (place.workers or os.cpu_count() or 1) if place.shares_memory else 1
-        own = BlockSettings(
-            memory, lanes, settings.level, settings.mpp, settings.device, settings.compiled, settings.plugins,
-            settings.blocks, settings.tissue,
-        )  # fmt: skip
-        for source, outcome in large:
-            record = _one(job, source, outcome, (manifest, own, place), on_block)
-            yield Outcome(record)
-            if record.status == "done":
-                clear(job.folder, record.name)
+    settings, place = means
+    memory = job.reader.room.limit or min(psutil.virtual_memory().total // 4, _MOST)
+    lanes = (place.workers or os.cpu_count() or 1) if place.shares_memory else 1
+    own = BlockSettings(
+        memory, lanes, settings.level, settings.mpp, settings.device, settings.compiled, settings.plugins,
+        settings.blocks, settings.tissue,
+    )  # fmt: skip
+    for source, outcome in large:
+        if settings.fresh:
+            clear(job.folder, outcome.record.name)
+        record = _one(job, source, outcome, (manifest, own, place), on_block)
+        yield Outcome(record)
+        if record.status == "done":
+            clear(job.folder, record.name)
 
 
 def _one(
@@ -67,6 +70,8 @@ def _one(
     try:
         with job.reader.open(source) as slide:
             done = run_image(job.plan, slide, replace(record, reason=""), job.folder, settings, place, tell)
+    except Gone:
+        raise
     except (CellkitError, OSError, MemoryError) as error:
         text = "does not fit in memory" if isinstance(error, MemoryError) else str(error)
         done = replace(record, reason=f"{record.reason}; block by block: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from cellkit.engine.blockwise.task import Done, Task, carry_out
 from cellkit.engine.blockwise.tissue import blocks_of, grow
 from cellkit.engine.executors import Lost, Workplace
 
-__all__ = ["BlockError", "Progress", "Step", "run_passes"]
+__all__ = ["BlockError", "Progress", "Step", "begun", "run_passes"]
 
 
 _TRIES = 2
@@ -123,6 +124,18 @@ def _number(some: Bench, place: Workplace, tell: Step) -> None:
     for value in some.plan.stored:  # made here, so that workers only open them
         label_store(some, value, int(start[value.key][-1]))
     _blocks(some.job, place, ("number", 0), blocks_of(some.ended), tell)
+
+
+def begun(folder: Path) -> str:
+    """Return a word for what is in work in `folder`, made with it, so that workers who outlive a run tell it apart."""
+    from cellkit.io import atomic
+
+    path = folder / "begun"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_text(secrets.token_hex(8), encoding="ascii")
+    return path.read_text(encoding="ascii")
 
 
 def _blocks(

@@ -108,7 +108,8 @@ def write_features(some: Bench, value: Value, path: Path) -> None:
 
     start = some.starts[value.key]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    scratch = Path(some.job.target) / ".cellkit" / "tmp"  # where the next run clears up after one that was killed
+    with atomic(path, scratch) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         head, tail = geojson.around(some.job.name, some.job.shape, some.slide.info.pixel_size)
         file.write(head)
         first = True

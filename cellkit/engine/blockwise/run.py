@@ -14,7 +14,7 @@ import numpy as np
 from cellkit.core.check import Plan
 from cellkit.core.errors import CellkitError, UsageError
 from cellkit.core.recipe import dump
-from cellkit.engine.blockwise.drive import Step, run_passes
+from cellkit.engine.blockwise.drive import Step, begun, run_passes
 from cellkit.engine.blockwise.job import Bench, BlockJob, forget
 from cellkit.engine.blockwise.outputs import coco_parts, label_store, rows, write_features, write_rois
 from cellkit.engine.blockwise.overlay import write_overlay
@@ -131,7 +131,7 @@ def run_image(
         plugins=settings.plugins,
         fields=tuple(dict(source.fields).items()),
         channels=source.channels,
-        digest=digest,
+        digest=f"{digest}-{begun(place_of)}",
     )
     _forget_others(scratch, record.name, Path(job.folder))
     if settings.tissue:
@@ -155,7 +155,7 @@ def _digest(record: Record, sized: Sized, settings: BlockSettings, slide: Slide)
 
 def _forget_others(scratch: Path, name: str, own: Path | None) -> None:
     for path in scratch.glob("*") if scratch.is_dir() else ():
-        if path.name[: -len("-123456789012")] == name and path != own:
+        if path.name[: -len("-123456789012")] == name and (own is None or path.name != own.name):
             shutil.rmtree(path, ignore_errors=True)
 
 

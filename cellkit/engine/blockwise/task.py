@@ -127,7 +127,10 @@ def _kept(now: Pass, block: Block) -> dict[str, np.ndarray | bytes]:
 
 
 def _mended(some: Bench, task: Task) -> bytes:
-    """Decide pieces that reach over cuts; from a copy of the block, so that a mend cut short can be done again."""
+    """Decide pieces that reach over cuts; from a copy of the block, so that a mend cut short can be done again.
+
+    The copy stays: a worker of a run that was killed may still be at it when the next run mends the same block.
+    """
     from cellkit.io import atomic
 
     graph, core = some.plan.graph, some.job.core(task.at)
@@ -141,5 +144,4 @@ def _mended(some: Bench, task: Task) -> bytes:
     before = np.unpackbits(bits, axis=1, count=core.shape[1]).view(bool)
     mask = mend(graph.steps[task.number], before, np.frombuffer(task.seeds, np.int64))
     some.spill.write(made, core, Layer(graph.kinds[made], mask))
-    path.unlink()
     return pack({})
