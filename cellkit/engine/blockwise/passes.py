@@ -21,7 +21,7 @@ from cellkit.engine.execute import live
 from cellkit.engine.networks import loads
 from cellkit.engine.outputs import layers_for
 
-__all__ = ["BlockPlan", "Pass", "pixels_of", "plan_blocks"]
+__all__ = ["BlockPlan", "Pass", "pass_for", "pixels_of", "plan_blocks", "refuse"]
 
 _TABLES = ("measure", "rle", "tally", "relate")
 _SAME = ("relabel",)
@@ -73,7 +73,7 @@ def plan_blocks(bound: Plan) -> BlockPlan:
     graph = Graph.of(live(bound, wanted))
     tables = tuple(i for i, step in enumerate(graph.steps) if step.spec.name in _TABLES and step.kind is not None)
     for number, step in enumerate(graph.steps):
-        _refuse(graph, number, step, tables)
+        refuse(graph, number, step, tables)
     ends = [graph.ends[name] for name in wanted]
     emit = tuple(value for value in ends if graph.kinds[value].name == "labels")
     keep = tuple(v for v in ends if v.name in bound.outputs and graph.kinds[v].name in _CONTINUOUS)
@@ -81,7 +81,7 @@ def plan_blocks(bound: Plan) -> BlockPlan:
     given = tuple(_stored(passes))
     of_tables = [value for number in tables for value in _objects(graph, number)]
     targets = [*emit, *keep, *of_tables]
-    passes.append(_pass(graph, len(passes), targets, given, objects=bool(emit or tables), last=True))
+    passes.append(pass_for(graph, len(passes), targets, given, objects=bool(emit or tables), last=True))
     align = math.lcm(*(p.align for p in passes))
     emit = tuple(dict.fromkeys([*emit, *(v for v in of_tables if graph.kinds[v].name == "labels")]))
     return BlockPlan(bound, graph, tuple(passes), emit, keep, tables, align)
@@ -142,7 +142,7 @@ def _finished(graph: Graph, some: Pass, number: int, given: tuple[Value, ...], m
             store.append(value)
     known = Pass(number, (), given, some.measure, some.join, tuple(store))
     targets = _targets(graph, known)
-    full = _pass(graph, number, targets, given)
+    full = pass_for(graph, number, targets, given)
     return Pass(
         number, full.steps, full.given, known.measure, known.join, known.store, full.reach, full.objects, full.align
     )
@@ -155,7 +155,7 @@ def _targets(graph: Graph, some: Pass) -> list[Value]:
     return [*(value for _, value in some.measure), *(value for value in some.store if value not in joined), *read]
 
 
-def _pass(
+def pass_for(
     graph: Graph,
     number: int,
     targets: Sequence[Value],
@@ -164,6 +164,7 @@ def _pass(
     objects: bool = False,
     last: bool = False,
 ) -> Pass:
+    """Return the pass that makes `targets` of what is `given`, with the context that its steps need."""
     steps = graph.needed(targets, given)
     loaded = {v for i in steps for v in graph.reads[i].values()} | set(targets)
     margin: dict[Value, int] = {}
@@ -227,7 +228,7 @@ def _tile(step: BoundStep) -> tuple[int, int]:
     return (size if isinstance(size, int) else math.lcm(*size)), int(step.params["halo"])
 
 
-def _refuse(graph: Graph, number: int, step: BoundStep, tables: Sequence[int]) -> None:
+def refuse(graph: Graph, number: int, step: BoundStep, tables: Sequence[int]) -> None:
     """Raise `UsageError` where a step cannot be carried out block by block."""
     where, name = step.where, step.spec.name
     if step.spec.bracket:
