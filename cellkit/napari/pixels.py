@@ -124,9 +124,7 @@ class ArrayPixels:
             if holes.any():
                 part = np.where(holes, self._medians() if part.ndim == 3 else self._medians()[0], part)
         options = self._options
-        return Sample.of(
-            part, name=self.name, pixel_size=self.pixel_size, channels=options.channels, bits=options.bits
-        )
+        return Sample.of(part, name=self.name, pixel_size=self.pixel_size, channels=options.channels, bits=options.bits)
 
     def _cut(self, window: Window) -> np.ndarray:
         top, left = self.origin
