@@ -22,7 +22,7 @@ from cellkit.core.check import BoundStep, Plan, leaves
 from cellkit.core.errors import UsageError
 from cellkit.core.histogram import Histogram
 from cellkit.core.kinds import KINDS
-from cellkit.core.sample import Layer, Sample
+from cellkit.core.sample import Layer
 from cellkit.engine.blockwise.block import Block
 from cellkit.engine.blockwise.job import Bench, BlockJob
 from cellkit.engine.blockwise.joins import joins
@@ -190,7 +190,7 @@ class _Walk:
     def histogram(self, number: int) -> Histogram:
         """Return what step `number` waits for, measured on the whole image."""
         value = self.graph.measured(number)
-        assert value is not None  # noqa: S101 - only asked of steps that measure
+        assert value is not None
         key = self._key(value)
         if key not in self.preview.histograms:
             self.preview.histograms[key] = self._measured(value, self.graph.steps[number].step.label)
@@ -207,7 +207,7 @@ class _Walk:
             self.tell(f"{label}: measuring the whole image, block {done:,} of {len(tiles):,}")
             part = histogram(self.window(value, tile.core).value)
             total = part if total is None else total + part
-        assert total is not None  # noqa: S101 - no image is without pixels
+        assert total is not None
         return total
 
     def _needs(self, targets: Iterable[Value], step: int | None = None) -> _Needs:
