@@ -229,7 +229,7 @@ def layers_of(plan: Plan, sample: Sample, frame: Frame) -> list[LayerData]:
 def _as_layers(
     name: str, kind: str, value: Any, frame: Frame, channels: Sequence[str] = (), *, base: bool = False
 ) -> list[LayerData]:
-    """Return a value as layers: labels, a picture in colour, or one image for each channel. `base`: nothing lies below."""
+    """Return a value as layers: labels, a picture in colour, or an image for each channel. `base`: nothing lies below."""
     many = isinstance(value, list)
     if kind in ("labels", "mask", "classes"):
         value = [_counted(level) for level in value] if many else _counted(value)
