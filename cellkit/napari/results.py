@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cellkit.io import Slide
 
-__all__ = ["Frame", "LayerData", "RunFolder", "features", "layers_of", "run_of"]
+__all__ = ["Frame", "LayerData", "RunFolder", "as_layers", "features", "layers_of", "run_of"]
 
 LayerData = tuple[Any, dict[str, Any], str]
 _SHOWN = ("labels", "mask", "classes", "prob", "field", "image")
@@ -129,7 +129,7 @@ class RunFolder:
         else:
             value, size, channels = _plain(path, kind)
         own = frame or Frame.of(size)
-        made = _as_layers(f"{name} {layer}", kind, value, own, channels)
+        made = as_layers(f"{name} {layer}", kind, value, own, channels)
         table = self._table(layer, name) if kind == "labels" else None
         for _, settings, _ in made:
             settings["metadata"] = {"cellkit": {"name": name, "source": self._source(name)}}
@@ -166,7 +166,7 @@ class RunFolder:
             data = _opened(slide)
         except CellkitError:
             return None  # changed since, or no longer an image: the results can be looked at all the same
-        made = _as_layers(name, "image", data, frame, slide.info.channels, base=True)
+        made = as_layers(name, "image", data, frame, slide.info.channels, base=True)
         for _, settings, _ in made:
             settings["metadata"] = {"cellkit": {"name": name, "source": source if len(paths) == 1 else ""}}
         return made, frame
@@ -216,7 +216,7 @@ def layers_of(plan: Plan, sample: Sample, frame: Frame) -> list[LayerData]:
     for name in sorted(names, key=lambda name: -_SHOWN.index(plan.layers[name].name)):
         layer = sample.layer(name)
         kind = layer.kind.name
-        made = _as_layers(f"{sample.name} {name}", kind, np.array(layer.value), frame, layer.names)
+        made = as_layers(f"{sample.name} {name}", kind, np.array(layer.value), frame, layer.names)
         table = next((sample[table] for table in tables_of(plan, name) if table in sample), None)
         for _, settings, _ in made:
             settings["metadata"] = {"cellkit": {"name": sample.name, "source": ""}}
@@ -226,10 +226,10 @@ def layers_of(plan: Plan, sample: Sample, frame: Frame) -> list[LayerData]:
     return found
 
 
-def _as_layers(
+def as_layers(
     name: str, kind: str, value: Any, frame: Frame, channels: Sequence[str] = (), *, base: bool = False
 ) -> list[LayerData]:
-    """Return a value as layers: labels, a picture in colour, or an image for each channel. `base`: nothing lies below."""
+    """Return a value as layers: labels, a picture in colour, or an image a channel. `base`: nothing lies below."""
     many = isinstance(value, list)
     if kind in ("labels", "mask", "classes"):
         value = [_counted(level) for level in value] if many else _counted(value)

@@ -99,7 +99,7 @@ def visible(viewer: Any, layer: Any, target: Target, most: int) -> tuple[Window,
     for y in (-1, 1):
         for x in (-1, 1):
             world = current.copy()
-            world[-2:] = centre + (y * half[0], x * half[1])
+            world[-2:] = centre + np.array([y, x]) * half
             corners.append(np.asarray(layer.world_to_data(world))[-2:])
     low, high = np.floor(np.min(corners, axis=0) + 0.5), np.ceil(np.max(corners, axis=0) + 0.5)
     top, left = target.pixels.origin

@@ -37,8 +37,6 @@ def save_truth(folder: str | Path, labels: Any, target: Target, *, replace: bool
     if values.shape != target.pixels.shape:
         sizes = [f"{height} x {width} px" for height, width in (values.shape, target.pixels.shape)]
         raise UsageError(f"the labels are {sizes[0]}, the image {target.name!r} is {sizes[1]}: choose its labels")
-    if not values.any():
-        raise UsageError("the labels hold no object")
     folder = Path(folder)
     images, truth = folder / "images", folder / "labels"
     for place in (images, truth):
