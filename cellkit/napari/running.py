@@ -38,7 +38,7 @@ def run_target(editing: Editing, target: Target, out: str, tell: Callable[[str],
     need = height * width * bytes_per_pixel(bound, layers_for(bound), target.pixels.channels)
     if need > psutil.virtual_memory().total // 2:
         raise UsageError(
-            f"{target.name}: {height:,} x {width:,} px need some {need / 1e6:,.0f} MB, more than half of this machine's "
+            f"{target.name}: {height:,} x {width:,} px need some {need / 1e6:,.0f} MB, over half of this machine's "
             "memory; save the image, and it is done block by block"
         )
     tell("running on the whole image in memory")
