@@ -52,7 +52,7 @@ class Panel(QWidget):
         self.save_image = _button("Save image…", "Write the image to a file, which the command needs")
         self.save_truth = _button(
             "Save as truth…",
-            "Write these labels and their image into a data set for `cellkit eval` and `cellkit train`",
+            "Write these labels and their image as a data set for `cellkit eval` and `cellkit train`",
         )
         self._arrange()
 

@@ -52,7 +52,7 @@ class FilePixels:
             raise UsageError(f"{path}: holds {len(sources)} images; open one of them")
         self._slide = open_slide(sources[0], options)
         self.name = sources[0].name
-        self.origin = (0, 0) if options.crop is None else options.crop[:2]
+        self.origin = (0, 0) if options.crop is None else (options.crop[0], options.crop[1])
 
     @property
     def shape(self) -> tuple[int, int]:

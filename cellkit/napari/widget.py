@@ -148,7 +148,7 @@ class RecipeWidget(QWidget):
     def layer(self, combo: Any) -> Any:
         """Return the layer that a combo box names, or None."""
         name = combo.currentText()
-        return self.viewer.layers[name] if name in self.viewer.layers else None
+        return next((layer for layer in self.viewer.layers if layer.name == name), None)
 
     def _refresh_layers(self, *_: object) -> None:
         """Offer the layers that there are."""
@@ -359,7 +359,7 @@ class RecipeWidget(QWidget):
                 self.save_truth(folder, replace=True)
 
     def save_truth(self, folder: str, *, replace: bool = False) -> None:
-        """Write the chosen labels and the image as truth. Raises `TruthExists` where there is some and not `replace`."""
+        """Write the chosen labels as truth. Raises `TruthExists` where there is some and not `replace`."""
         labels = self.layer(self.panel.labels)
         if labels is None or self.target is None:
             return
