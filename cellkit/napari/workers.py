@@ -61,7 +61,7 @@ class Latest(QObject):
         from napari.qt.threading import create_worker
 
         self._now = job
-        create_worker(self._carry_out, job)
+        create_worker(self._carry_out, job, _start_thread=True)
 
     def _carry_out(self, job: _Job) -> None:
         result: Any = None
