@@ -86,6 +86,9 @@ class RecipeWidget(QWidget):
         viewer.layers.events.removed.connect(self._refresh_layers)
         viewer.layers.events.reordered.connect(self._refresh_layers)
         viewer.camera.events.connect(self._moved)
+        canvas = getattr(viewer, "canvas", None)
+        if canvas is not None:
+            canvas.events.size.connect(self._moved)
         viewer.dims.events.current_step.connect(self._refresh)
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802 - Qt's name
@@ -93,6 +96,9 @@ class RecipeWidget(QWidget):
         self._rest.stop()
         self._looking.cancel()
         self._running.cancel()
+        canvas = getattr(self.viewer, "canvas", None)
+        if canvas is not None:
+            canvas.events.size.disconnect(self._moved)
         for emitter in (self.viewer.layers.events, self.viewer.camera.events, self.viewer.dims.events):
             emitter.disconnect(self)
         self._watch(None)
