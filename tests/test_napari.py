@@ -246,7 +246,8 @@ def test_the_widget_previews_runs_and_says_what_is_wrong(field, tmp_path, cellki
     widget = RecipeWidget(viewer)
     assert "Add an image" in widget.panel.note.text()
     assert not widget.panel.run.isEnabled()
-    (layer,) = viewer.open(str(field), plugin="napari") or viewer.layers
+    source = {"cellkit": {"name": "cells", "source": str(field)}}
+    layer = viewer.add_image(np.array(ck.read(field)["raw"][..., 0]), name="cells", metadata=source)
     widget.panel.image.setCurrentText(layer.name)
     widget.panel.preview.setChecked(True)
     wait(app, lambda: "objects in" in widget.panel.status.text())
@@ -259,7 +260,7 @@ def test_the_widget_previews_runs_and_says_what_is_wrong(field, tmp_path, cellki
     )
     cellkit("run", "nuclei-classical", field, "-o", tmp_path / "told", "--set", "maxima.h=2.5")
     whole = read_labels(tmp_path / "told" / "labels" / "cells.tif")
-    top, left = (int(round(at)) for at in shown.translate / shown.scale)
+    top, left = (round(float(at)) for at in shown.translate / shown.scale)
 
     def same() -> bool:
         height, width = shown.data.shape
