@@ -275,6 +275,9 @@ def test_the_widget_previews_runs_and_says_what_is_wrong(field, tmp_path, cellki
     assert "did you mean 'otsu'" in widget.panel.wrong.text()
     assert not widget.panel.run.isEnabled()
     widget.close()
+    count = widget.panel.image.count()
+    viewer.add_image(np.zeros((9, 9), np.float32))
+    assert widget.panel.image.count() == count  # it no longer listens
 
 
 def wait(app, until, seconds: float = 60) -> None:

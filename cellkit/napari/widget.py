@@ -82,25 +82,25 @@ class RecipeWidget(QWidget):
         self._running.done.connect(self._show_run)
         self._running.failed.connect(self._run_failed)
         self._running.told.connect(self._say)
-        viewer.layers.events.inserted.connect(self._refresh_layers)
-        viewer.layers.events.removed.connect(self._refresh_layers)
-        viewer.layers.events.reordered.connect(self._refresh_layers)
-        viewer.camera.events.connect(self._moved)
+        for emitter, act in self._heard():
+            emitter.connect(act)
+
+    def _heard(self) -> list[tuple[Any, Any]]:
+        """Return the events of the viewer that are listened to, and what each sets off."""
+        viewer = self.viewer
+        layers = viewer.layers.events
+        heard = [(event, self._refresh_layers) for event in (layers.inserted, layers.removed, layers.reordered)]
+        heard += [(viewer.camera.events, self._moved), (viewer.dims.events.current_step, self._refresh)]
         canvas = getattr(viewer, "canvas", None)
-        if canvas is not None:
-            canvas.events.size.connect(self._moved)
-        viewer.dims.events.current_step.connect(self._refresh)
+        return heard if canvas is None else [*heard, (canvas.events.size, self._moved)]
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802 - Qt's name
         """Let go of the viewer."""
         self._rest.stop()
         self._looking.cancel()
         self._running.cancel()
-        canvas = getattr(self.viewer, "canvas", None)
-        if canvas is not None:
-            canvas.events.size.disconnect(self._moved)
-        for emitter in (self.viewer.layers.events, self.viewer.camera.events, self.viewer.dims.events):
-            emitter.disconnect(self)
+        for emitter, act in self._heard():
+            emitter.disconnect(act)
         self._watch(None)
         self._layers.clear()
         super().closeEvent(event)
