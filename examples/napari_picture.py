@@ -5,6 +5,7 @@ Run: python examples/napari_picture.py napari.png
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -18,7 +19,8 @@ from cellkit.io import fluorescence_field, write_image
 viewer = napari.Viewer(show=False)
 viewer.window._qt_window.resize(1180, 760)
 with tempfile.TemporaryDirectory() as folder:
-    path = Path(folder) / "field.tif"
+    picture, path = Path(sys.argv[1]).absolute(), Path("field.tif")
+    os.chdir(folder)  # so that the command in the picture is short
     write_image(path, fluorescence_field(768, seed=1)[0], (0.5, 0.5))
     viewer.open(path)
     _, widget = viewer.window.add_plugin_dock_widget("cellkit", "Recipes")
@@ -31,5 +33,6 @@ with tempfile.TemporaryDirectory() as folder:
     while "objects in" not in widget.panel.status.text() and time.monotonic() < end:
         QApplication.processEvents()
         time.sleep(0.01)
-    viewer.screenshot(sys.argv[1], canvas_only=False, flash=False)
+    viewer.screenshot(str(picture), canvas_only=False, flash=False)
     viewer.close()
+    os.chdir(picture.parent)

@@ -59,7 +59,7 @@ class RecipeWidget(QWidget):
         self.choose("nuclei-classical" if "nuclei-classical" in self._sources else self._sources[0])
 
     def _connect(self) -> None:
-        panel, viewer = self.panel, self.viewer
+        panel = self.panel
         panel.recipe.activated.connect(lambda index: self.choose(self._sources[index]))
         panel.open_recipe.clicked.connect(self._ask_recipe)
         panel.save_recipe.clicked.connect(self._ask_save_recipe)
