@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import napari
+from PIL import Image
 from qtpy.QtWidgets import QApplication
 
 from cellkit.io import fluorescence_field, write_image
@@ -36,3 +37,4 @@ with tempfile.TemporaryDirectory() as folder:
     viewer.screenshot(str(picture), canvas_only=False, flash=False)
     viewer.close()
     os.chdir(picture.parent)
+Image.open(picture).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(picture, optimize=True)

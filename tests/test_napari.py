@@ -288,6 +288,39 @@ def wait(app, until, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("what", ["colour", "channels", "time", "float", "pyramid"])
+def test_any_image_layer_previews_as_it_runs(what, tmp_path):
+    app = QApplication.instance() or QApplication([])
+    viewer = ViewerModel()
+    gray = fluorescence_field(256, seed=2)[0]
+    stack = np.stack([gray, gray[::-1]])
+    data, plane, more = {
+        "colour": (np.dstack([gray] * 3), np.dstack([gray] * 3), {"rgb": True}),
+        "channels": (stack, gray, {}),
+        "time": (np.stack([stack, stack]), gray, {}),
+        "float": (gray / 255.0, gray / 255.0, {"scale": (0.5, 0.5), "units": ("um", "um")}),
+        "pyramid": ([dask.array.from_array(gray), dask.array.from_array(gray[::2, ::2])], gray, {"multiscale": True}),
+    }[what]
+    viewer.add_image(data, name="odd/name", **more)
+    viewer.dims.set_current_step(0, 0)
+    if what == "time":
+        viewer.dims.set_current_step(1, 0)
+    widget = RecipeWidget(viewer)
+    assert ("plane" in widget.panel.note.text()) == (what in ("channels", "time"))
+    assert "odd_name.tif" in widget.panel.command.toPlainText()
+    size = (0.5, 0.5) if what == "float" else None
+    whole = ck.run(widget.editing.recipe, ck.Sample.of(plane, pixel_size=size))["labels"]
+    widget.run()
+    wait(app, lambda: "added" in widget.panel.status.text() or widget.panel.wrong.text())
+    made = next(layer for layer in viewer.layers if layer.name == "odd_name labels")
+    assert np.array_equal(made.data, whole)
+    assert "area" in made.features
+    widget.save_image(str(tmp_path / "saved.tif"))
+    assert str(tmp_path / "saved.tif") in widget.panel.command.toPlainText()
+    assert np.array_equal(ck.run(widget.editing.recipe, ck.read(tmp_path / "saved.tif"))["labels"], whole)
+    widget.close()
+
+
 def test_the_manifest_is_valid():
     path = Path(previews.__file__).with_name("napari.yaml")
     manifest = npe2.PluginManifest.from_file(path)

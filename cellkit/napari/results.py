@@ -189,10 +189,10 @@ class RunFolder:
 
 
 def tables_of(plan: Plan, layer: str) -> list[str]:
-    """Return the tables that a recipe makes of the objects of a layer, the last one first."""
+    """Return the tables of measurements that a recipe makes of the objects of a layer, the last one first."""
     owner: dict[str, str] = {}
     for step in plan.steps:
-        if step.kind is not None and step.kind.name == "table":
+        if step.kind is not None and step.kind.name == "table" and step.spec.name != "rle":  # codes measure nothing
             first = str(step.bindings[step.spec.arguments[0].name])
             owner[step.output] = owner.get(first, first)
     return [name for name, own in reversed(owner.items()) if own == layer]
