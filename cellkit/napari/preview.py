@@ -149,13 +149,14 @@ class _Walk:
         most = self.size if self.size <= _WHOLE else _WHOLE
         job = BlockJob("", self.name, (), "", "", self.shape, max(self.shape), most)
         # No file and no store: what a pass reads is cut out of what is at hand.
-        bench = Bench(job, plan, cast(Any, None), cast(Any, None), self.preview.networks)
+        none = cast(Any, None)
+        bench = Bench(job, plan, none, none, none, self.preview.networks)
 
         def see(window: Window) -> Scene:
             self._go_on()
             given = {value: _cut(layer, window) for value, layer in needs.given.items()}
             means = (self.preview.networks, needs.histograms)
-            return look(plan, now, window, self.shape, (self.pixels.read(window), given), means, {target})
+            return look(plan, now, window, self.shape, (self.pixels.read(window), True, given), means, {target})
 
         block = Block(bench, core, settle(bench, now, core, see))
         return Layer(KINDS["labels"], block.objects(target).ids) if labels else block.layer(target)
