@@ -27,6 +27,7 @@ setup(
         "cellkit.io.datasets",
         "cellkit.metrics",
         "cellkit.models",
+        "cellkit.napari",
         "cellkit.recipes",
         "cellkit.report",
         "cellkit.stages",
@@ -36,7 +37,7 @@ setup(
     ],
     # A folder named cli must not install as the module `cli`.
     package_dir={"cellkit_cli": "cli"},
-    package_data={"cellkit": ["py.typed", "recipes/*.yaml", "weights/*", "weights/*/*"]},
+    package_data={"cellkit": ["py.typed", "napari/napari.yaml", "recipes/*.yaml", "weights/*", "weights/*/*"]},
     install_requires=[
         "click>=8.1",
         "faster-coco-eval>=1.8",
@@ -76,6 +77,8 @@ setup(
         "bioio": ["pylibCZIrw>=4.1", "bioio>=1.2", "bioio-nd2>=1.0", "bioio-lif>=1.0"],
         # Runs on many machines: cellkit run --scheduler.
         "dask": ["distributed>=2024.1"],
+        # The plug-in of napari, with a Qt to run it on: some 450 MB, so its tests skip where it is missing.
+        "napari": ["napari[pyqt6]>=0.6", "dask[array]>=2024.1"],
         # A heavier second opinion on the scores; its tests skip where it is missing.
         "references": ["stardist>=0.9"],
         "test": [
@@ -99,7 +102,10 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["cellkit = cellkit_cli.main:main"]},
+    entry_points={
+        "console_scripts": ["cellkit = cellkit_cli.main:main"],
+        "napari.manifest": ["cellkit = cellkit.napari:napari.yaml"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

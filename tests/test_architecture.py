@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "report": {"core", "formats", "metrics"},
     "diff": {"core", "grid", "metrics", "io", "formats", "report"},
     "tune": {"core", "metrics", "io", "engine", "formats", "models", "train"},
+    "napari": {"core", "grid", "io", "engine"},
     "recipes": set(),
     "train": {"core", "grid", "models", "metrics", "io", "engine", "formats", "report"},
 }
@@ -63,6 +64,15 @@ def test_recipes_are_tuned_without_what_trains():
 def test_every_part_is_listed():
     parts = {p.name for p in PACKAGE.iterdir() if p.is_dir() and list(p.glob("*.py"))}
     assert parts == set(MAY_IMPORT)
+
+
+QT = ("drawing.py", "form.py", "panel.py", "widget.py", "workers.py")
+
+
+def test_what_the_napari_plugin_computes_needs_no_window():
+    for path in (PACKAGE / "napari").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert path.name in QT or "qtpy" not in text, path.name
 
 
 def test_core_needs_numpy_and_yaml_only():

@@ -22,7 +22,7 @@ from cellkit.engine.footprint import resize_factor
 from cellkit.engine.networks import loads
 from cellkit.engine.outputs import drawn_layers, layers_for
 
-__all__ = ["BlockPlan", "Pass", "inner_grid", "pixels_of", "plan_blocks"]
+__all__ = ["BlockPlan", "Pass", "inner_grid", "pass_for", "pixels_of", "plan_blocks", "refuse"]
 
 _TABLES = ("measure", "rle", "tally", "relate")
 _SAME = ("relabel",)
@@ -83,7 +83,7 @@ def plan_blocks(bound: Plan) -> BlockPlan:
     graph = Graph.of(live(bound, wanted))
     tables = tuple(i for i, step in enumerate(graph.steps) if step.spec.name in _TABLES and step.kind is not None)
     for number, step in enumerate(graph.steps):
-        _refuse(graph, number, step, tables)
+        refuse(graph, number, step, tables)
     ends = [graph.ends[name] for name in wanted]
     emit = tuple(value for value in ends if graph.kinds[value].name == "labels")
     drawn = tuple(graph.ends[name] for name in drawn_layers(bound))
@@ -92,7 +92,7 @@ def plan_blocks(bound: Plan) -> BlockPlan:
     given = tuple(_stored(passes))
     of_tables = [value for number in tables for value in _objects(graph, number)]
     targets = [*emit, *keep, *of_tables]
-    passes.append(_pass(graph, len(passes), targets, given, objects=bool(emit or tables), last=True))
+    passes.append(pass_for(graph, len(passes), targets, given, objects=bool(emit or tables), last=True))
     align = math.lcm(*(p.align for p in passes))
     emit = tuple(dict.fromkeys([*emit, *(v for v in of_tables if graph.kinds[v].name == "labels")]))
     return BlockPlan(bound, graph, tuple(passes), emit, keep, tables, align, drawn)
@@ -153,7 +153,7 @@ def _finished(graph: Graph, some: Pass, number: int, given: tuple[Value, ...], m
             store.append(value)
     known = Pass(number, (), given, some.measure, some.join, tuple(store))
     targets = _targets(graph, known)
-    full = _pass(graph, number, targets, given)
+    full = pass_for(graph, number, targets, given)
     return Pass(
         number, full.steps, full.given, known.measure, known.join, known.store, full.reach, full.objects, full.align
     )
@@ -166,7 +166,7 @@ def _targets(graph: Graph, some: Pass) -> list[Value]:
     return [*(value for _, value in some.measure), *(value for value in some.store if value not in joined), *read]
 
 
-def _pass(
+def pass_for(
     graph: Graph,
     number: int,
     targets: Sequence[Value],
@@ -175,6 +175,7 @@ def _pass(
     objects: bool = False,
     last: bool = False,
 ) -> Pass:
+    """Return the pass that makes `targets` of what is `given`, with the context that its steps need."""
     steps = graph.needed(targets, given)
     loaded = {v for i in steps for v in graph.reads[i].values()} | set(targets)
     margin: dict[Value, int] = {}
@@ -250,7 +251,7 @@ def _tile(step: BoundStep) -> tuple[int, int]:
     return (size if isinstance(size, int) else math.lcm(*size)), int(step.params["halo"])
 
 
-def _refuse(graph: Graph, number: int, step: BoundStep, tables: Sequence[int]) -> None:
+def refuse(graph: Graph, number: int, step: BoundStep, tables: Sequence[int]) -> None:
     """Raise `UsageError` where a step cannot be carried out block by block."""
     where, name = step.where, step.spec.name
     if step.spec.bracket:
