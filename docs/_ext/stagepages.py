@@ -166,7 +166,7 @@ def _flow(spec: StageSpec) -> str:
     if spec.bracket:
         return "bracket"
     reads = [" or ".join(map(str, a.kinds)) for a in spec.arguments if a.kinds[0].name != "histogram"]
-    return f"{', '.join(reads)} → {' or '.join(map(str, spec.returns))}"
+    return f"{', '.join(reads)} → {'the same' if spec.same_kind else spec.returns[0]}"
 
 
 def _reach(spec: StageSpec) -> str:
