@@ -75,12 +75,17 @@ setup(
         "bioio": ["pylibCZIrw>=4.1", "bioio>=1.2", "bioio-nd2>=1.0", "bioio-lif>=1.0"],
         # Runs on many machines: cellkit run --scheduler.
         "dask": ["distributed>=2024.1"],
+        # The pages in docs: python -m sphinx -W -b html docs site
+        "docs": ["furo>=2024.8.6", "latex2mathml>=3.77", "myst-parser>=4.0", "sphinx>=8.1", "sphinx-click>=6.0"],
         # A heavier second opinion on the scores; its tests skip where it is missing.
         "references": ["stardist>=0.9"],
         "test": [
             "distributed>=2024.1",
+            "furo>=2024.8.6",
             "hypothesis>=6.100",
+            "latex2mathml>=3.77",
             "mypy>=1.10",
+            "myst-parser>=4.0",
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "onnxscript>=0.5",
@@ -95,6 +100,9 @@ setup(
             "ruff>=0.9",
             "scikit-learn>=1.3",
             "shapely>=2.0",
+            "sphinx>=8.1",
+            "sphinx-click>=6.0",
+            "sybil>=8.0",
             "types-PyYAML",
         ],
     },

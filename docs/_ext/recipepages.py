@@ -18,9 +18,11 @@ from stagepages import pictures_of, uri_of
 import cellkit as ck
 from cellkit.core import CellkitError
 
-_SYSTEMS = looks.ROOT / "examples" / "systems"
-_BLOOD = _SYSTEMS / "4-blood-smears"
-_ROWS = 6
+# Recipes of the repository whose network is named by where it lies when its page's commands are run.
+_NETWORKS = {
+    "examples/systems/4-blood-smears/better.recipe.yaml": ("detect.model", "blood-cells.safetensors"),
+    "examples/made-nuclei/masks.recipe.yaml": ("detect_masks.model", "made-nuclei.safetensors"),
+}
 
 
 def beads(size: int = 256) -> np.ndarray:
@@ -51,7 +53,10 @@ def recipe_of(name: str) -> ck.Recipe:
     """Return a recipe: a shipped one, or a file of this repository, networks of the repository in their places."""
     path = looks.ROOT / name
     recipe = ck.Recipe.read(path if path.is_file() else name)
-    return recipe.set("detect.model", str(_BLOOD / "blood-cells.safetensors")) if path.parent == _BLOOD else recipe
+    if name not in _NETWORKS:
+        return recipe
+    parameter, network = _NETWORKS[name]
+    return recipe.set(parameter, str(path.with_name(network)))
 
 
 class RecipeSteps(SphinxDirective):
