@@ -18,6 +18,7 @@ from cellkit.report.views import Base, fitted, thicken, views
 ROOT = Path(__file__).resolve().parents[2]
 _SIDE = 360  # of a small picture, px: what a page shows without blurring it
 _ROWS, _COLUMNS = 5, 6
+_LINE = 4  # px of a picture that a page shows at a quarter of its size
 _SPECK = 40  # objects of fewer pixels on average are seeds, and drawn larger
 
 
@@ -68,10 +69,13 @@ def enlarged(shown: np.ndarray) -> np.ndarray:
 
 
 def outlined(image: np.ndarray, objects: Any) -> np.ndarray:
-    """Return the image with the outline of every object, uint8 (y, x, 3)."""
+    """Return the image with the outline of every object, uint8 (y, x, 3): thick enough for a small picture."""
     kind = kind_of_value(objects, [KINDS["labels"]])
     assert kind is not None
-    return views(kind, objects, (), Base.of(image, (), False))[0].picture
+    base = Base.of(image, (), True)
+    lines = views(kind, objects, (), base)[0].picture
+    thicken(lines, _LINE)
+    return np.where(lines[..., 3:] > 0, lines[..., :3], base.picture)
 
 
 def shown_image(image: np.ndarray) -> np.ndarray:

@@ -129,14 +129,18 @@ class Gallery(SphinxDirective):
         result = ck.run(recipe_of(name), sample)
         found = next(result[kind] for kind in ("labels", "boxes", "instances", "mask") if kind in result)
         pair = []
-        count = f"{int(ck.stages.relabel(found).max())} objects" if isinstance(found, np.ndarray) else f"{len(found)} boxes"
+        count = (
+            f"{int(ck.stages.relabel(found).max())} objects" if isinstance(found, np.ndarray) else f"{len(found)} boxes"
+        )
         for what, shown in (
             ("before", looks.shown_image(sample["image"])),
             ("after", looks.outlined(sample["image"], found)),
         ):
             uri = uri_of(self, looks.store(pictures_of(self), shown))
             pair.append(nodes.image(uri=uri, alt=f"{caption}, {what}"))
-        text = nodes.paragraph("", "", nodes.strong(caption, caption), nodes.Text(f" {count}. "), nodes.literal(name, name))
+        text = nodes.paragraph(
+            "", "", nodes.strong(caption, caption), nodes.Text(f" {count}. "), nodes.literal(name, name)
+        )
         return nodes.container("", nodes.container("", *pair, classes=["pair"]), text, classes=["card"])
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import looks
 import yaml
+from docexamples import Shown, code_of, prose_of, run_example
 from docutils import nodes
 from docutils.statemachine import StringList
-from examples import Shown, code_of, prose_of, run_example
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -57,7 +57,9 @@ class Stages(SphinxDirective):
         section += self._pictures(spec)
         section += looks.table([], list(_facts(spec)))
         if spec.parameters:
-            section += looks.table(["parameter", "type", "default", "range"], [_parameter(p) for p in spec.parameters.values()])
+            section += looks.table(
+                ["parameter", "type", "default", "range"], [_parameter(p) for p in spec.parameters.values()]
+            )
         self._parse(prose[1:], section)
         section += nodes.rubric("", "Example")
         section += nodes.doctest_block(code_of(spec), code_of(spec), language="pycon")
@@ -132,8 +134,8 @@ class KindTable(SphinxDirective):
 
 
 def pictures_of(directive: SphinxDirective) -> Path:
-    """Return the folder that pictures are written to: beside what Sphinx keeps between builds."""
-    return Path(directive.env.doctreedir).parent / "pictures"
+    """Return the folder that pictures are written to, with what else Sphinx keeps between builds."""
+    return Path(directive.env.doctreedir) / "pictures"
 
 
 def uri_of(directive: SphinxDirective, path: Path) -> str:
