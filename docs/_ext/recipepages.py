@@ -17,6 +17,7 @@ from stagepages import pictures_of, uri_of
 
 import cellkit as ck
 from cellkit.core import CellkitError
+from cellkit.engine.explain import trace
 
 # Recipes of the repository whose network is named by where it lies when its page's commands are run.
 _NETWORKS = {
@@ -100,8 +101,6 @@ def _grey(trace: Any, first: tuple[float, float]) -> tuple[float, float]:
 
 
 def _traces(recipe: ck.Recipe, image: np.ndarray) -> list[Any]:
-    from cellkit.engine.explain import trace
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         ck.io.write_image(path, image)
