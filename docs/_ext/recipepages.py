@@ -76,17 +76,17 @@ class RecipeSteps(SphinxDirective):
         grey = looks.span([t.value for t in traces if t.kind is not None and t.kind.name == "image"][:1])
         parts: list[nodes.Node] = []
         tables = []
-        for trace in traces:
-            if trace.kind is None:
+        for step in traces:
+            if step.kind is None:
                 continue
-            if trace.kind.name == "table":
-                tables += [nodes.rubric("", trace.title), looks.frame_table(trace.value)]
+            if step.kind.name == "table":
+                tables += [nodes.rubric("", step.title), looks.frame_table(step.value)]
                 continue
-            picture = looks.picture(trace.kind, trace.value, _grey(trace, grey), traces[0].value)
+            picture = looks.picture(step.kind, step.value, _grey(step, grey), traces[0].value)
             assert picture is not None
             path = looks.store(pictures_of(self), picture)
-            caption = trace.title if not trace.stage else f"{trace.title} → `{trace.output}`"
-            parts.append(looks.figure(uri_of(self, path), caption, f"{trace.title}: {trace.summary}"))
+            caption = step.title if not step.stage else f"{step.title} → `{step.output}`"
+            parts.append(looks.figure(uri_of(self, path), caption, f"{step.title}: {step.summary}"))
         strip = looks.beside(*parts)
         strip["classes"].append("strip")
         return [strip, *tables]
