@@ -28,7 +28,7 @@ def components(mask: Mask, /, *, connectivity: Literal[4, 8] = 8) -> Labels:
     >>> int(labels.max())
     6
     """
-    from cellkit.stages._runs import components as number
+    from cellkit.formats.pieces import components as number
 
     return number(np.ascontiguousarray(mask, bool), connectivity)
 
