@@ -163,7 +163,7 @@ def test_links_lead_somewhere_and_nothing_is_fetched(site):
     for path, page in pages.items():
         for target in [*page.links, *page.loads]:
             parts = urlsplit(target)
-            if parts.scheme in ("http", "https", "mailto") and target in page.links:
+            if parts.scheme and target in page.links:  # leads out of the site: not looked at
                 continue
             there = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             found = there.is_file() and not parts.scheme and not parts.netloc
