@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from looks import ROOT
 
 import cellkit as ck
@@ -60,7 +61,9 @@ def run_example(spec: StageSpec) -> Shown | None:
         raise ValueError(f"{spec.name}: its example fails:\n{''.join(said)}")
     if not calls:
         raise ValueError(f"{spec.name}: its example never calls ck.{'run' if spec.bracket else f'stages.{spec.name}'}")
-    image = test.globs.get("image", test.globs.get("raw"))
+    given = [value for _, kinds, value in calls[-1].before if any(kind.name == "image" for kind in kinds)]
+    given = [value for value in given if isinstance(value, np.ndarray)]  # detections are drawn on what they lie on
+    image = given[0] if given else test.globs.get("image", test.globs.get("raw"))
     return Shown(calls[-1].before, calls[-1].after, image)
 
 
