@@ -43,7 +43,7 @@ def blood_smear(size: int = 256, count: int | None = None, seed: int = 0) -> tup
     for _ in range(_TRIES):
         if len(cells) > (size * size // 5500 if count is None else count):
             break
-        y, x, radius = *rng.uniform(0, size, 2), rng.uniform(40, 48)
+        (y, x), radius = rng.uniform(0, size, 2), rng.uniform(40, 48)
         if all((y - b) ** 2 + (x - a) ** 2 > 0.9 * (radius + r) ** 2 for b, a, r in cells):
             cells.append((y, x, radius))
     labels = np.zeros((size, size), np.int32)
@@ -76,7 +76,7 @@ def darkfield(size: int = 256, count: int | None = None, seed: int = 0) -> tuple
     classes = np.zeros((size, size), np.uint8)
     light = np.zeros((size, size), np.float32)
     for _ in range(-(-count // 3)):
-        y, x, radius = *rng.uniform(0, size, 2), rng.uniform(20, 28)
+        (y, x), radius = rng.uniform(0, size, 2), rng.uniform(20, 28)
         far = _distance(size, y, x)
         classes[far < radius] = 1
         light = np.maximum(light, 0.75 * np.exp(-(((far - radius + 2) / 1.8) ** 2)) + 0.12 * (far < radius))
