@@ -79,12 +79,17 @@ setup(
         "dask": ["distributed>=2024.1"],
         # The plug-in of napari, with a Qt to run it on: some 450 MB, so its tests skip where it is missing.
         "napari": ["napari[pyqt6]>=0.6", "dask[array]>=2024.1"],
+        # The pages in docs: python -m sphinx -W -b html docs site
+        "docs": ["furo>=2024.8.6", "latex2mathml>=3.77", "myst-parser>=4.0", "sphinx>=8.1", "sphinx-click>=6.0"],
         # A heavier second opinion on the scores; its tests skip where it is missing.
         "references": ["stardist>=0.9"],
         "test": [
             "distributed>=2024.1",
+            "furo>=2024.8.6",
             "hypothesis>=6.100",
+            "latex2mathml>=3.77",
             "mypy>=1.10",
+            "myst-parser>=4.0",
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "onnxscript>=0.5",
@@ -99,6 +104,9 @@ setup(
             "ruff>=0.9",
             "scikit-learn>=1.3",
             "shapely>=2.0",
+            "sphinx>=8.1",
+            "sphinx-click>=6.0",
+            "sybil>=8.0",
             "types-PyYAML",
         ],
     },

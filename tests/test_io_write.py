@@ -376,3 +376,19 @@ def test_importing_io_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["stained_section", "blood_smear", "darkfield"])
+def test_made_pictures_in_colour(name):
+    make = getattr(io, name)
+    image, truth = make(160, seed=3)
+    assert image.dtype == np.uint8
+    assert image.shape == (160, 160, 3)
+    assert truth.shape == (160, 160)
+    assert np.array_equal(image, make(160, seed=3)[0])
+    assert not np.array_equal(image, make(160, seed=4)[0])
+    # What the truth says stands out in the picture.
+    inside, outside = image[truth > 0].mean(), image[truth == 0].mean()
+    assert inside > outside + 10 if name == "darkfield" else inside < outside - 10
+    with pytest.raises(UsageError, match="size"):
+        make(0)

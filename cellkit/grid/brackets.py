@@ -36,6 +36,13 @@ def tile(
     the tile that holds their centre (boxes, instances).
 
     Raises `StageError` where tiles to be blended do not overlap.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> recipe = ck.Recipe.load("steps: [{tile: {size: 48}, steps: [{clahe: {tiles: 1, clip_limit: 8}}]}]")
+    >>> result = ck.run(recipe, ck.Sample.of(image=picture))
+    >>> result["image"].shape
+    (128, 128, 1)
     """
     _refuse_empty("tile", shape)
     if blend == "weighted" and halo == 0:
@@ -64,6 +71,13 @@ def pad(
     at the top left.
 
     Raises `StageError` where no rule is given or the picture is larger than `size`.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> recipe = ck.Recipe.load("steps: [{pad: {size: 128, mode: reflect}, steps: [{gaussian: {sigma: 4}}]}]")
+    >>> result = ck.run(recipe, ck.Sample.of(image=picture))
+    >>> result["image"].shape
+    (128, 128, 1)
     """
     _refuse_empty("pad", shape)
     if size is None and multiple == 1 and not square:
@@ -105,6 +119,13 @@ def resize(
 
     Raises `StageError` unless exactly one of `size`, `factor`, `longest` and `standard` is given, for `diameter`
     without `standard`, and where the picture would have sides of more than 100,000 px.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> recipe = ck.Recipe.load("steps: [{resize: {factor: 0.25}, steps: [{gamma: {gamma: 0.8}}]}]")
+    >>> result = ck.run(recipe, ck.Sample.of(image=picture))
+    >>> result["image"].shape
+    (128, 128, 1)
     """
     _refuse_empty("resize", shape)
     rules = {"size": size, "factor": factor, "longest": longest, "standard": standard}

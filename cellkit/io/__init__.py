@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cellkit.io.info import Info
     from cellkit.io.labelfile import LabelFile, RasterFile
+    from cellkit.io.made import blood_smear, darkfield, stained_section
     from cellkit.io.omezarr import LabelStore
     from cellkit.io.reader import probe, read, read_labels
     from cellkit.io.samples import fluorescence_field, write_samples
@@ -28,12 +29,15 @@ _HOME = {
     "SlideSpec": "slides",
     "Source": "sources",
     "atomic": "temporary",
+    "blood_smear": "made",
+    "darkfield": "made",
     "find": "sources",
     "fluorescence_field": "samples",
     "open_slide": "slides",
     "probe": "reader",
     "read": "reader",
     "read_labels": "reader",
+    "stained_section": "made",
     "write": "writer",
     "write_image": "writer",
     "write_labels": "writer",
@@ -51,12 +55,15 @@ __all__ = [
     "SlideSpec",
     "Source",
     "atomic",
+    "blood_smear",
+    "darkfield",
     "find",
     "fluorescence_field",
     "open_slide",
     "probe",
     "read",
     "read_labels",
+    "stained_section",
     "write",
     "write_image",
     "write_labels",

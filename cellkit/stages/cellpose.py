@@ -81,6 +81,11 @@ def cellpose(  # noqa: PLR0913 - the words of Cellpose's own users
     Source: Stringer, Wang, Michaelos & Pachitariu 2021, "Cellpose: a generalist algorithm for cellular segmentation",
     Nature Methods 18; for version 4 Pachitariu, Rariden & Stringer 2025, "Cellpose-SAM: superhuman generalization for
     cellular segmentation".
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> labels = ck.stages.cellpose(image)  # doctest: +SKIP
     """
     models = PACKAGE.module("cellpose.models")
     third = hasattr(models, "SizeModel")  # version 4 knows no sizes

@@ -21,6 +21,15 @@ def argmax(prob: Prob, /) -> Classes:
     (y, x, c) to (y, x), values 0 to c - 1; the channels' names become those of the classes.
 
     Raises `KindError` for one channel, and for more than 256.
+
+    >>> import numpy as np
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> prob = np.concatenate([0.3 * np.ones_like(image), image], axis=2)
+    >>> classes = ck.stages.argmax(prob)
+    >>> sorted(set(classes.ravel().tolist()))
+    [0, 1]
     """
     count = prob.shape[2]
     if count == 1:
@@ -47,6 +56,12 @@ def select(
     """Take some classes as foreground, by name or number; without any, every class but 0.
 
     Raises `StageError` for a name that the classes do not have, or a number that none of them can be.
+
+    >>> import cellkit as ck
+    >>> picture, classes = ck.io.darkfield(128)
+    >>> bacteria = ck.stages.select(classes, classes=(2,))
+    >>> bool((bacteria == (classes == 2)).all())
+    True
     """
     most = len(names) or 256
     table = np.zeros(256, bool)

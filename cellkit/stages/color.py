@@ -36,6 +36,13 @@ def grayscale(image: Image, /, *, weights: Literal["rec601", "rec709", "mean"] =
 
     Raises `KindError` for the luminance of 2 or more than 3 channels.
     Source: ITU-R BT.601-7, section 2.5.1; ITU-R BT.709-6, item 3.2 (the figures scikit-image rounds it to).
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.stained_section(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> gray = ck.stages.grayscale(image)
+    >>> image.shape, gray.shape
+    ((128, 128, 3), (128, 128, 1))
     """
     count = image.shape[2]
     if count == 1:
@@ -56,6 +63,13 @@ def to_rgb(image: Image, /) -> Image:
     """Make three equal channels of one, for a network that takes red, green and blue; three pass through unchanged.
 
     Raises `KindError` for another number of channels.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> rgb = ck.stages.to_rgb(image)
+    >>> image.shape, rgb.shape
+    ((128, 128, 1), (128, 128, 3))
     """
     count = image.shape[2]
     if count == 3:
@@ -86,6 +100,13 @@ def channel(
     """Pick one channel, by its number counted from 0 or by its name.
 
     Raises `StageError` where there is no such channel.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.stained_section(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> red = ck.stages.channel(image, name=0)
+    >>> red.shape
+    (128, 128, 1)
     """
     index = channel_number("channel", name, image.shape[2], names, "image")
     return image[..., index : index + 1].copy()
@@ -108,6 +129,13 @@ def stain(
 
     Raises `KindError` for other than 3 channels, `StageError` for a stain that the mixture lacks.
     Source: Ruifrok & Johnston (2001), Anal. Quant. Cytol. Histol. 23, 291-299.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.stained_section(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> amount = ck.stages.stain(image, mixture="hematoxylin-eosin")
+    >>> bool(amount[truth > 0].mean() > 3 * amount[truth == 0].mean())
+    True
     """
     if image.shape[2] != 3:
         raise KindError(f"stain wants red, green and blue, got {image.shape[2]} channels; declare them under `read:`")
@@ -125,5 +153,13 @@ def stain(
 
 @stage(reach=0)
 def invert(image: Image | Prob, /) -> Image | Prob:
-    """Turn dark into bright: 1 - value."""
+    """Turn dark into bright: 1 - value.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> inverted = ck.stages.invert(image)
+    >>> bool((inverted == 1 - image).all())
+    True
+    """
     return np.subtract(np.float32(1), image)

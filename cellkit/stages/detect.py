@@ -63,6 +63,14 @@ def detect(
     number of boxes of its own. For average precision, set `score` to 0.
 
     Raises `StageError` where no model is named, the image's channels are not the network's, or windows have no room.
+
+    >>> # in the folder of the repository, where this network of Faster R-CNN lies
+    >>> import cellkit as ck
+    >>> picture, cells = ck.io.blood_smear(320)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> boxes = ck.stages.detect(image[::2, ::2], model="examples/systems/4-blood-smears/blood-cells.safetensors")
+    >>> len(boxes)
+    11
     """
     found = _found("detect", "boxes", image, model, (size, halo))
     return _suppressed(found, method, iou, score)
@@ -86,6 +94,14 @@ def detect_masks(
     probabilities. `to_labels`, `paint` and `merge_masks` make pixels of them.
 
     Raises `StageError` where no model is named, the image's channels are not the network's, or windows have no room.
+
+    >>> # in the folder of the repository, where this network of Mask R-CNN lies
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> instances = ck.stages.detect_masks(image, model="examples/made-nuclei/made-nuclei.safetensors")
+    >>> len(instances) == int(truth.max())
+    True
     """
     found = _found("detect_masks", "masks", image, model, (size, halo))
     return _suppressed(found, method, iou, score)

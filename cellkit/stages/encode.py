@@ -17,6 +17,12 @@ def rle(labels: Labels, /) -> Table:
     pixels counted from 1, down each column and then to the right). No object, no row.
 
     Source: the evaluation page of the Data Science Bowl 2018 (kaggle.com/c/data-science-bowl-2018).
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> table = ck.stages.rle(truth)
+    >>> len(table) == int(truth.max())
+    True
     """
     import pandas as pd
 

@@ -22,6 +22,15 @@ def average(prob: Prob, /, *others: Prob, weights: Annotated[tuple[float, ...], 
     keep the names of the first layer.
 
     Raises `StageError` where layers differ in size or channels, or the weights are not one a layer or all 0.
+
+    >>> import numpy as np
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> one, other = ck.stages.gaussian(image, sigma=1), ck.stages.gamma(image, gamma=0.5)
+    >>> prob = ck.stages.average(one, other)
+    >>> bool(np.allclose(prob, (one + other) / 2))
+    True
     """
     layers = (prob, *others)
     if len({layer.shape for layer in layers}) > 1:
@@ -43,6 +52,15 @@ def vote(mask: Mask, /, *others: Mask, share: Annotated[float, Span(0, 1)] = 0.5
     (y, x) each. With a `share` of 0 one mask is enough; with 1 it takes all of them.
 
     Raises `StageError` where masks differ in size.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> histogram = ck.stages.histogram(image)
+    >>> masks = [one(image, histogram) for one in (ck.stages.otsu, ck.stages.li, ck.stages.triangle)]
+    >>> mask = ck.stages.vote(*masks)
+    >>> bool((mask == (sum(m.astype(int) for m in masks) >= 2)).all())
+    True
     """
     masks = (mask, *others)
     if len({m.shape for m in masks}) > 1:
@@ -73,6 +91,14 @@ def fuse(
 
     Raises `StageError` where the weights are not one a layer or all 0, `KindError` for a box that is not finite.
     Source: Solovyev et al. (2021), Weighted boxes fusion, Image and Vision Computing 107, section 3, equation 5.
+
+    >>> import numpy as np
+    >>> import cellkit as ck
+    >>> xyxy = np.array([[10, 10, 50, 40], [14, 12, 54, 44], [60, 50, 90, 84]], np.float32)
+    >>> boxes = ck.Boxes(xyxy, np.array([0.9, 0.6, 0.8], np.float32), np.zeros(3, np.int32))
+    >>> fused = ck.stages.fuse(boxes.take([0, 2]), boxes.take([1]), iou=0.5)
+    >>> len(fused)
+    2
     """
     from cellkit.stages.suppress import finite, weighted_fusion
 

@@ -29,6 +29,15 @@ def union(
     (y, x, c) to (y, x, 1), at most 1. `channels`: by name or number; without any, all.
 
     Raises `StageError` where there is no such channel, or one is named twice.
+
+    >>> import numpy as np
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> edge = (truth > 0) & (ck.stages.distance(truth > 0) < 3)
+    >>> prob = np.stack([(truth > 0) & ~edge, edge], axis=2).astype(np.float32)
+    >>> foreground = ck.stages.union(prob)
+    >>> bool((foreground[..., 0] == (truth > 0)).all())
+    True
     """
     chosen = [channel_number("union", one, prob.shape[2], names, "prob") for one in channels] or list(
         range(prob.shape[2])
@@ -59,6 +68,15 @@ def relief(
     and distance.
 
     Raises `StageError` where there is no such channel, or mask and probabilities differ in size.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> prob = ck.stages.predict(ck.stages.to_rgb(image), model="nuclei")
+    >>> mask = truth > 0
+    >>> field = ck.stages.relief(prob, mask)
+    >>> bool((field[~mask] == 0).all())
+    True
     """
     if mask.shape != prob.shape[:2]:
         raise StageError(f"relief: wanted prob and mask of one size, got {prob.shape[:2]} and {mask.shape}")

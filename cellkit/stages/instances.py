@@ -27,6 +27,15 @@ def paint(
     `max` takes the largest value, `sum` adds them up, to 1 at most.
 
     Raises `KindError` for a box that is not finite or a mask that does not fit its box.
+
+    >>> import numpy as np
+    >>> import cellkit as ck
+    >>> xyxy = np.array([[10, 10, 50, 40], [14, 12, 54, 44], [60, 50, 90, 84]], np.float32)
+    >>> boxes = ck.Boxes(xyxy, np.array([0.9, 0.6, 0.8], np.float32), np.zeros(3, np.int32))
+    >>> raw = np.zeros((96, 96, 1), np.float32)
+    >>> prob = ck.stages.paint(boxes, raw, combine="sum")
+    >>> round(float(prob.max()), 2)
+    1.0
     """
     boxes = objects.boxes if isinstance(objects, Instances) else objects
     result = np.zeros(raw.shape[:2], np.float32)
@@ -62,6 +71,17 @@ def to_labels(
     Of the size of `raw`.
 
     Raises `KindError` for a box that is not finite or a mask that does not fit its box.
+
+    >>> import numpy as np
+    >>> import cellkit as ck
+    >>> xyxy = np.array([[10, 10, 50, 40], [14, 12, 54, 44], [60, 50, 90, 84]], np.float32)
+    >>> boxes = ck.Boxes(xyxy, np.array([0.9, 0.6, 0.8], np.float32), np.zeros(3, np.int32))
+    >>> masks = tuple(np.tri(round(y1 - y0), round(x1 - x0), dtype=bool) for x0, y0, x1, y1 in xyxy.tolist())
+    >>> instances = ck.Instances(boxes, masks)
+    >>> raw = np.zeros((96, 96, 1), np.float32)
+    >>> labels = ck.stages.to_labels(instances, raw, overlap=0.9)
+    >>> sorted(set(labels.ravel().tolist()))
+    [0, 1, 2, 3]
     """
     labels = np.zeros(raw.shape[:2], np.int32)
     scores = instances.boxes.scores
@@ -102,6 +122,17 @@ def merge_masks(
     of `raw`.
 
     Raises `KindError` for a box that is not finite or a mask that does not fit its box.
+
+    >>> import numpy as np
+    >>> import cellkit as ck
+    >>> xyxy = np.array([[10, 10, 50, 40], [14, 12, 54, 44], [60, 50, 90, 84]], np.float32)
+    >>> boxes = ck.Boxes(xyxy, np.array([0.9, 0.6, 0.8], np.float32), np.zeros(3, np.int32))
+    >>> masks = tuple(np.tri(round(y1 - y0), round(x1 - x0), dtype=bool) for x0, y0, x1, y1 in xyxy.tolist())
+    >>> instances = ck.Instances(boxes, masks)
+    >>> raw = np.zeros((96, 96, 1), np.float32)
+    >>> mask = ck.stages.merge_masks(instances, raw, iou=0.5)
+    >>> int(mask.sum()) == int(masks[0].sum() + masks[2].sum())
+    True
     """
     from cellkit.stages.suppress import finite, strongest
 

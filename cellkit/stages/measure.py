@@ -73,6 +73,13 @@ def measure(
     Raises `KindError` where labels and `raw` differ in size, or a mask and its box.
     Source: scikit-image `regionprops` (moments, perimeter: Benkrid, Crookes, Design and FPGA implementation of a
     perimeter estimator, 2000); the convex hull is the polygon's, not its pixels'.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> table = ck.stages.measure(truth, image, properties=("area", "centroid", "mean"))
+    >>> int(table["area"].sum()) == int((truth > 0).sum())
+    True
     """
     import pandas as pd
 
@@ -116,6 +123,13 @@ def tally(
     several; without `classes` there is one row, named "all". Boxes and instances bring their own classes.
 
     Raises `KindError` where labels and `classes` differ in size.
+
+    >>> import cellkit as ck
+    >>> picture, classes = ck.io.darkfield(128)
+    >>> labels = ck.stages.components(ck.stages.select(classes))
+    >>> table = ck.stages.tally(labels, classes, class_names=("background", "cell", "bacteria"))
+    >>> int(table["count"].sum()) == int(labels.max())
+    True
     """
     import pandas as pd
 

@@ -22,6 +22,13 @@ def fill_holes(mask: Mask, /, *, area: Annotated[int, _AREA] = 0) -> Mask:
     A hole is a piece of background, joined along sides (4 neighbours), that does not touch the edge of the image.
 
     Source: scipy/ndimage/_morphology.py, `binary_fill_holes` with its default structure.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> ring = (truth > 0) & (ck.stages.distance(truth > 0) < 4)
+    >>> filled = ck.stages.fill_holes(ring)
+    >>> int(ring.sum()), int(filled.sum())
+    (1096, 1687)
     """
     from cellkit.formats.pieces import paint, pieces
 
@@ -43,6 +50,12 @@ def drop_small(mask: Mask | Labels, /, *, area: Annotated[int, _AREA] = 10) -> M
 
     In a mask an object is a piece of foreground joined along sides or corners (8 neighbours); in labels it is an id,
     and the ids that stay keep their numbers.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> large = ck.stages.drop_small(truth, area=300)
+    >>> int(ck.stages.relabel(truth).max()), int(ck.stages.relabel(large).max())
+    (7, 4)
     """
     return _chosen(mask, lambda size: size > area)
 
@@ -53,6 +66,12 @@ def drop_large(mask: Mask | Labels, /, *, area: Annotated[int, _AREA] = 10_000) 
 
     In a mask an object is a piece of foreground joined along sides or corners (8 neighbours); in labels it is an id,
     and the ids that stay keep their numbers.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> small = ck.stages.drop_large(truth, area=300)
+    >>> int(ck.stages.relabel(truth).max()), int(ck.stages.relabel(small).max())
+    (7, 3)
     """
     return _chosen(mask, lambda size: size <= area)
 
@@ -63,6 +82,12 @@ def clear_border(mask: Mask | Labels, /) -> Mask | Labels:
 
     In a mask an object is a piece of foreground joined along sides or corners (8 neighbours); in labels it is an id,
     and the ids that stay keep their numbers.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> whole = ck.stages.clear_border(truth)
+    >>> int(ck.stages.relabel(truth).max()), int(ck.stages.relabel(whole).max())
+    (7, 5)
     """
     from cellkit.formats.pieces import paint, pieces
     from cellkit.stages import _paint
@@ -96,6 +121,12 @@ def erode(mask: Mask, /, *, radius: Annotated[float, _RADIUS] = 1.0) -> Mask:
 
     The disc holds every pixel whose centre lies within `radius` (1: a cross, 1.5: 3 x 3). Outside the image nothing
     counts: an object is not eroded from the edge of the image.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> inner = ck.stages.erode(truth > 0, radius=3)
+    >>> int((truth > 0).sum()), int(inner.sum())
+    (2051, 1116)
     """
     return _eroded(mask, radius)
 
@@ -105,6 +136,12 @@ def dilate(mask: Mask, /, *, radius: Annotated[float, _RADIUS] = 1.0) -> Mask:
     """Add what lies within `radius` of the foreground.
 
     The disc holds every pixel whose centre lies within `radius` (1: a cross, 1.5: 3 x 3).
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> outer = ck.stages.dilate(truth > 0, radius=3)
+    >>> int((truth > 0).sum()), int(outer.sum())
+    (2051, 3219)
     """
     return ~_eroded(~mask, radius)
 
@@ -117,6 +154,12 @@ def open(mask: Mask, /, *, radius: Annotated[float, _RADIUS] = 1.0) -> Mask:  # 
     counts: an object is not eroded from the edge of the image.
 
     Source: skimage/morphology/gray.py, `opening` with its mode `ignore`.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> opened = ck.stages.open(truth > 0, radius=6)
+    >>> int((truth > 0).sum()), int(opened.sum())
+    (2051, 2002)
     """
     return ~_eroded(~_eroded(mask, radius), radius)
 
@@ -129,6 +172,12 @@ def close(mask: Mask, /, *, radius: Annotated[float, _RADIUS] = 1.0) -> Mask:
     counts: a gap between an object and the edge of the image may be filled.
 
     Source: skimage/morphology/gray.py, `closing` with its mode `ignore`.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> closed = ck.stages.close(truth > 0, radius=6)
+    >>> int((truth > 0).sum()), int(closed.sum())
+    (2051, 2117)
     """
     return _eroded(~_eroded(~mask, radius), radius)
 

@@ -23,6 +23,15 @@ def dark_background(image: Image, histogram: Histogram, /) -> Image:
 
     The background counts as bright where the median lies above the midpoint of lo and hi, the 1st and 99th percentile;
     then every value x becomes lo + hi - x. Decided once for the whole image, on the values of all channels together.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.stained_section(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> dark = ck.stages.dark_background(image, ck.stages.histogram(image))
+    >>> bool(image[truth > 0].mean() < image[truth == 0].mean())
+    True
+    >>> bool(dark[truth > 0].mean() > dark[truth == 0].mean())
+    True
     """
     low, middle, high = (float(v) for v in histogram.quantile(np.array([0.01, 0.5, 0.99])))
     if middle <= (low + high) / 2:
@@ -49,6 +58,13 @@ def normalize(
     percentiles of all their values, so that colours stay and an empty channel's noise is not magnified.
 
     Raises `StageError` where `low` is not below `high`.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> stretched = ck.stages.normalize(image, ck.stages.histogram(image))
+    >>> round(float(image.max()), 2), round(float(stretched.max()), 2)
+    (0.74, 1.0)
     """
     if low >= high:
         raise StageError(f"normalize: `low` must be below `high`, got {low:g} and {high:g} percent")
@@ -78,6 +94,13 @@ def gamma(image: Image, /, *, gamma: Annotated[float, Span(0.1, 10, log=True)] =
     """Raise every value to a power: below 1 brightens what is dim, above 1 darkens it.
 
     Negative values count as 0.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> brighter = ck.stages.gamma(image, gamma=0.5)
+    >>> bool(brighter.mean() > image.mean())
+    True
     """
     return np.power(np.maximum(image, np.float32(0)), np.float32(gamma))
 
@@ -98,6 +121,13 @@ def clahe(
     that images of more than 8 bits keep their gradations. `clip_limit` 1 changes least.
 
     Source: Zuiderveld (1994), Graphics Gems IV, 474-485; opencv modules/imgproc/src/clahe.cpp.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> even = ck.stages.clahe(image, clip_limit=4, tiles=3)
+    >>> bool(even.std() > image.std())
+    True
     """
     from cellkit.stages import _equalize
 
@@ -135,6 +165,13 @@ def background(
     times (least values), and its surface is interpolated. Outside the image nothing counts.
 
     Source: Sternberg (1983), Computer 16(1), 22-34; ImageJ, ij/plugin/filter/BackgroundSubtracter.java.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> flat = ck.stages.background(image, radius=20)
+    >>> bool(flat[truth == 0].mean() < image[truth == 0].mean())
+    True
     """
     opened = _opened_by_disc if method == "tophat" else _opened_by_ball
     return by_channel(image, lambda part: part - opened(part, radius), together=())

@@ -61,6 +61,15 @@ def predict(
     the card vouches for.
 
     Raises `StageError` where the image's channels are not the network's, or the halo is smaller than its card's.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> prob = ck.stages.predict(ck.stages.to_rgb(image), model="nuclei")  # interior, border, distance
+    >>> prob.shape
+    (128, 128, 3)
+    >>> bool(prob[..., 0][truth > 0].mean() > 0.5 > prob[..., 0][truth == 0].mean())
+    True
     """
     from cellkit.models.dense import Tiling, predict_dense
     from cellkit.models.runtime import open_model

@@ -55,6 +55,14 @@ def proportion(
     those of labels are told as in `tally`.
 
     Raises `StageError` for a name that the classes do not have, `KindError` where labels and `classes` differ in size.
+
+    >>> import cellkit as ck
+    >>> picture, classes = ck.io.darkfield(128)
+    >>> labels = ck.stages.components(ck.stages.select(classes))
+    >>> names = ("background", "cell", "bacteria")
+    >>> table = ck.stages.proportion(labels, classes, of=("bacteria",), class_names=names)
+    >>> int(table["total"][0]) == int(labels.max())
+    True
     """
     import pandas as pd
 

@@ -32,6 +32,13 @@ def unsharp(
     edge, and a threshold measured afterwards sees them as they are. Blur and edge rule are those of `gaussian`.
 
     Source: skimage/filters/_unsharp_mask.py.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> sharp = ck.stages.unsharp(image, sigma=2, amount=2)
+    >>> bool(sharp.max() > image.max())
+    True
     """
     rows = image.shape[0]
     blurred = gaussian(image, sigma=sigma).reshape(rows, -1)
@@ -44,5 +51,12 @@ def sharpen(image: Image, /) -> Image:
 
     Each channel for itself; the image is mirrored at its edge, the edge pixel repeated (d c b a | a b c d). Nothing is
     clipped: values may leave [0, 1].
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> sharp = ck.stages.sharpen(ck.stages.gaussian(image, sigma=1))
+    >>> bool(sharp.max() > image.max())
+    True
     """
     return by_channel(image, lambda part: cv2.filter2D(part, -1, _KERNEL, borderType=cv2.BORDER_REFLECT))

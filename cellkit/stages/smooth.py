@@ -25,6 +25,13 @@ def gaussian(
     The kernel is cut off at 4 sigma; the image is mirrored at its edge, the edge pixel repeated (d c b a | a b c d).
 
     Source: scipy/ndimage/_filters.py, `gaussian_filter` with its default mode.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> blurred = ck.stages.gaussian(image, sigma=3)
+    >>> bool(blurred.max() < image.max())
+    True
     """
     return by_channel(image, lambda part: blur(part, sigma))
 
@@ -34,6 +41,13 @@ def median(image: Image | Prob, /, *, radius: Annotated[int, Span(1, 50, "px")] 
     """Take the median over a square of 2 `radius` + 1 px a side, each channel for itself.
 
     Exact at any radius. The image's edge pixels are repeated beyond it (a a a | a b c d).
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> filtered = ck.stages.median(image, radius=2)
+    >>> bool(filtered[truth == 0].std() < image[truth == 0].std())
+    True
     """
     return by_channel(image, lambda part: _median(part, radius), together=())
 
@@ -68,6 +82,13 @@ def bilateral(
     repeated (d c b a | a b c d).
 
     Source: Tomasi & Manduchi (1998), ICCV, 839-846; opencv modules/imgproc/src/bilateral_filter.dispatch.cpp.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> smooth = ck.stages.bilateral(image, sigma_space=3, sigma_color=0.1)
+    >>> bool(smooth[truth == 0].std() < image[truth == 0].std())
+    True
     """
     side = 2 * ceil(2 * sigma_space) + 1
     return by_channel(

@@ -29,6 +29,12 @@ def distance(mask: Mask, /) -> Field:
 
     Source: Meijster, Roerdink & Hesselink 2000, "A general algorithm for computing distance transforms in linear time".
     `cv2.distanceTransform` is not used: the last bits of its result vary with the number of threads.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> field = ck.stages.distance(truth > 0)
+    >>> bool((field > 0).sum() == (truth > 0).sum())
+    True
     """
     mask = np.ascontiguousarray(mask, bool)
     if mask.all():
@@ -63,6 +69,13 @@ def maxima(
 
     Source: Grimaud 1992, "A new measure of contrast: the dynamics"; Vincent 1993, "Morphological grayscale
     reconstruction", section 5.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> field = ck.stages.distance(truth > 0)
+    >>> seeds = ck.stages.maxima(field, h=1)
+    >>> int(truth.max()), int(seeds.max())
+    (7, 7)
     """
     field = np.ascontiguousarray(field, np.float32)
     if h > 0:
@@ -96,6 +109,15 @@ def watershed(
     Raises `KindError` where an image has several channels, `StageError` where the layers differ in size.
 
     Source: Meyer 1994, "Topographic distance and watershed lines"; Beucher & Meyer 1993.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> mask = truth > 0
+    >>> field = ck.stages.distance(mask)
+    >>> seeds = ck.stages.maxima(field, h=1)
+    >>> labels = ck.stages.watershed(field, seeds, mask)
+    >>> int(ck.stages.components(mask).max()), int(labels.max())
+    (6, 7)
     """
     if field.ndim == 3:
         if field.shape[2] != 1:

@@ -80,6 +80,11 @@ def stardist(  # noqa: PLR0913 - the words of StarDist's own users
     or to be stretched by `normalize`.
 
     Source: Schmidt, Weigert, Broaddus & Myers 2018, "Cell Detection with Star-convex Polygons", MICCAI.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> labels = ck.stages.stardist(image, model="2D_versatile_fluo")  # doctest: +SKIP
     """
     if normalize != "none" and low >= high:
         raise StageError(f"stardist: low: wanted less than high, {high:g}, got {low:g}")

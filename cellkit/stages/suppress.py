@@ -39,6 +39,14 @@ def suppress(
     Raises `StageError` for ``wbf`` of instances, whose masks have no mean, `KindError` for a box that is not finite.
     Source: Bodla et al. (2017), Soft-NMS, ICCV, equation 5; Solovyev et al. (2021), Weighted boxes fusion, Image and
     Vision Computing 107, section 3.
+
+    >>> import numpy as np
+    >>> import cellkit as ck
+    >>> xyxy = np.array([[10, 10, 50, 40], [14, 12, 54, 44], [60, 50, 90, 84]], np.float32)
+    >>> boxes = ck.Boxes(xyxy, np.array([0.9, 0.6, 0.8], np.float32), np.zeros(3, np.int32))
+    >>> kept = ck.stages.suppress(boxes, iou=0.5)
+    >>> kept.xyxy.tolist()
+    [[10.0, 10.0, 50.0, 40.0], [60.0, 50.0, 90.0, 84.0]]
     """
     masks = isinstance(objects, Instances)
     if masks and method == "wbf":

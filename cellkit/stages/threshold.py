@@ -26,6 +26,13 @@ def threshold(image: Image | Prob, /, *, value: Annotated[float, Span(-10, 10)] 
     """Take as foreground what is greater than a fixed value.
 
     Raises `KindError` for more than one channel.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> mask = ck.stages.threshold(image, value=0.25)
+    >>> bool((mask == (truth > 0)).mean() > 0.9)
+    True
     """
     return np.greater(plane(image, "threshold"), np.float32(value))
 
@@ -39,6 +46,13 @@ def otsu(image: Image | Prob, histogram: Histogram, /, *, scale: Annotated[float
 
     Raises `KindError` for more than one channel.
     Source: Otsu (1979), IEEE Trans. Syst. Man Cybern. 9, 62-66, equation 12.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> mask = ck.stages.otsu(image, ck.stages.histogram(image))
+    >>> bool((mask == (truth > 0)).mean() > 0.9)
+    True
     """
     return _above(plane(image, "otsu"), histogram, _levels.otsu_split, scale)
 
@@ -53,6 +67,13 @@ def li(image: Image | Prob, histogram: Histogram, /, *, scale: Annotated[float, 
 
     Raises `KindError` for more than one channel.
     Source: Li & Lee (1993), Pattern Recognition 26, 617-625; skimage/filters/thresholding.py, `threshold_li`.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> mask = ck.stages.li(image, ck.stages.histogram(image))
+    >>> bool((mask == (truth > 0)).mean() > 0.9)
+    True
     """
     return _above(plane(image, "li"), histogram, _levels.li_split, scale)
 
@@ -66,6 +87,13 @@ def triangle(image: Image | Prob, histogram: Histogram, /, *, scale: Annotated[f
 
     Raises `KindError` for more than one channel.
     Source: Zack, Rogers & Latt (1977), J. Histochem. Cytochem. 25, 741-753.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> mask = ck.stages.triangle(image, ck.stages.histogram(image))
+    >>> bool((mask == (truth > 0)).mean() > 0.9)
+    True
     """
     part = plane(image, "triangle")
     values, counts, cuts = _levels.reduced(histogram)
@@ -94,6 +122,13 @@ def multi_otsu(image: Image | Prob, histogram: Histogram, /, *, classes: Annotat
     Raises `KindError` for more than one channel.
     Source: Liao, Chen & Chung (2001), J. Inf. Sci. Eng. 17, 713-727; solved for every cut at once by dynamic
     programming.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> classes = ck.stages.multi_otsu(image, ck.stages.histogram(image))
+    >>> int(classes.max())
+    2
     """
     part = plane(image, "multi_otsu")
     values, counts, cuts = _levels.reduced(histogram)
@@ -125,6 +160,13 @@ def local(
 
     Raises `KindError` for more than one channel, `StageError` for values beyond 127 (an image that was not scaled).
     Source: Sauvola & Pietikainen (2000), Pattern Recognition 33, 225-236, equation 5.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> mask = ck.stages.local(image, radius=25, offset=-0.05)
+    >>> bool((mask == (truth > 0)).mean() > 0.9)
+    True
     """
     from cellkit.stages import _local
 
@@ -151,6 +193,13 @@ def hysteresis(
 
     Raises `KindError` for more than one channel, `StageError` where `low` is greater than `high`.
     Source: Canny (1986), IEEE Trans. Pattern Anal. Mach. Intell. 8, 679-698, section VII.
+
+    >>> import cellkit as ck
+    >>> picture, truth = ck.io.fluorescence_field(128)
+    >>> image = ck.Sample.of(image=picture)["image"]
+    >>> mask = ck.stages.hysteresis(image, low=0.2, high=0.5)
+    >>> int((image[..., 0] > 0.5).sum()) < int(mask.sum()) <= int((image[..., 0] > 0.2).sum())
+    True
     """
     from cellkit.formats.pieces import paint, pieces, touched
 
