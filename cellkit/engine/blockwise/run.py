@@ -195,7 +195,7 @@ def _notes(some: Bench) -> list[str]:
     notes = [f"done in {down} x {across} blocks of {job.side} px", *some.slide.notes, *some.networks.notes()]
     left_out = [
         name for name in some.plan.bound.outputs
-        if name in WRITERS and name not in some.plan.bound.layers and name not in ("geojson", "rle")
+        if name in WRITERS and name not in some.plan.bound.layers and name not in ("geojson", "report", "rle")
     ]  # fmt: skip
     if left_out:
         notes.append(f"not written of an image done in blocks: {', '.join(left_out)}")
