@@ -35,7 +35,7 @@ setup(
     ],
     # A folder named cli must not install as the module `cli`.
     package_dir={"cellkit_cli": "cli"},
-    package_data={"cellkit": ["py.typed", "recipes/*.yaml", "weights/*", "weights/*/*"]},
+    package_data={"cellkit": ["py.typed", "recipes/*.yaml", "weights/*", "weights/*/*", "report/bundle/*"]},
     install_requires=[
         "click>=8.1",
         "faster-coco-eval>=1.8",
@@ -96,6 +96,8 @@ setup(
             "scikit-learn>=1.3",
             "shapely>=2.0",
             "types-PyYAML",
+            # Speaks to headless Chromium in the tests of pages.
+            "websocket-client>=1.6",
         ],
     },
     entry_points={"console_scripts": ["cellkit = cellkit_cli.main:main"]},
