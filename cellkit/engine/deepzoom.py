@@ -19,8 +19,9 @@ from cellkit.engine.gather import source_of
 from cellkit.engine.manifest import Record
 from cellkit.grid.cover import Window
 from cellkit.report.display import display, ranges
+from cellkit.report.overlay import palette_for
 from cellkit.report.packed import label_part, objects_of
-from cellkit.report.palette import BRIGHT, edges
+from cellkit.report.palette import BRIGHT, STRONG, edges
 
 if TYPE_CHECKING:
     from cellkit.io import LabelStore, Slide
@@ -121,12 +122,14 @@ def deep_zoom(
             raise
         entry["height"], entry["width"] = shapes[0]
         entry["unread"] = f"the image cannot be read any more: {error}"
+    palette = BRIGHT if top is None else palette_for(top)
+    entry["bright"] = palette is STRONG
     for name, level in levels.items():
         if level.shape != (entry["height"], entry["width"]):
             continue
         pyramid = _Pyramid(level.shape)
         own = f"deep/{name}-{number}"
-        small = _contours(files, own, pyramid, level)
+        small = _contours(files, own, pyramid, level, palette)
         numbers = _numbers(files, f"labels/{name}-{number}", level)
         entry["labels"].append({"name": name, "dzi": own, "max": pyramid.number, "min": pyramid.number - pyramid.top,
                                 "form": "png", "tile": TILE, "part": PART, "parts": numbers})  # fmt: skip
@@ -222,7 +225,7 @@ def _branch(
     return tile
 
 
-def _contours(files: Files, own: str, pyramid: _Pyramid, levels: Levels) -> np.ndarray:
+def _contours(files: Files, own: str, pyramid: _Pyramid, levels: Levels, palette: np.ndarray) -> np.ndarray:
     """Write contours on nothing as tiles of every level, and return the one tile at the top."""
 
     def one(at: tuple[int, int, int]) -> np.ndarray:
@@ -235,8 +238,8 @@ def _contours(files: Files, own: str, pyramid: _Pyramid, levels: Levels) -> np.n
         inner = np.s_[window.top - top :, window.left - left :]
         labels, edge = (a[inner][: window.shape[0], : window.shape[1]] for a in (labels, edge))
         picture = np.zeros((*window.shape, 4), np.uint8)
-        colors = np.insert(BRIGHT, 3, 255, axis=1)
-        picture[: edge.shape[0], : edge.shape[1]][edge] = colors[(labels[edge] % len(BRIGHT)).astype(np.intp)]
+        colors = np.insert(palette, 3, 255, axis=1)
+        picture[: edge.shape[0], : edge.shape[1]][edge] = colors[(labels[edge] % len(palette)).astype(np.intp)]
         files.picture(f"{own}_files/{pyramid.number - depth}/{x}_{y}.png", picture)
         return picture
 

@@ -18,8 +18,9 @@ from cellkit.engine.files import Files
 from cellkit.engine.gather import LayerFiles, source_of
 from cellkit.engine.manifest import Record
 from cellkit.report.display import display
-from cellkit.report.overlay import overlay
+from cellkit.report.overlay import overlay, palette_for
 from cellkit.report.packed import Objects, label_part, objects_of
+from cellkit.report.palette import BRIGHT, STRONG, colored
 from cellkit.report.views import encoded, tones
 
 __all__ = ["Drawn", "Illustrator"]
@@ -37,12 +38,14 @@ _SATURATED = 1 - 1e-6
 class Drawn:
     """What was drawn of an image: `entry`, as the page's script reads it, and its objects by labels layer.
 
+    `noted`: something could not be drawn, and the entry's notes say what.
     `measured` has for each such layer ids, area, centroid and box, and where the image could be read, saturated and
     sharpness, (n,) or (n, k).
     """
 
     entry: dict[str, Any]
     measured: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    noted: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Illustrator:
             with _noting(notes):
                 measured = self._whole(number, record, labels, boxes, entry, notes)
         entry["notes"] = list(dict.fromkeys(notes))
-        return Drawn(entry, measured)
+        return Drawn(entry, measured, len(notes) > len(record.facts.get("notes") or ()))
 
     def _whole(
         self, number: int, record: Record, labels: Sequence[tuple[LayerFiles, Path]], boxes: Boxes | None,
@@ -92,6 +95,7 @@ class Illustrator:
         if own is not None:
             entry["height"], entry["width"] = (raw if raw is not None else own).shape[:2]
             self._base(number, entry, own, raw, names)
+            entry["bright"] = palette_for(own) is STRONG
             drawn = [a for a, _ in found.values() if a.shape == (entry["height"], entry["width"])]
             self.files.picture(f"thumbs/{number}.jpg", _thumb(own, drawn, boxes))
             entry["thumb"] = f"thumbs/{number}.jpg"
@@ -220,7 +224,6 @@ def _limited(picture: np.ndarray, most: int) -> np.ndarray:
 
 def _layer_pictures(layer: LayerFiles, path: Path) -> Iterator[tuple[str, np.ndarray, list[str]]]:
     from cellkit.io import read, read_labels
-    from cellkit.report.palette import BRIGHT, colored
 
     if layer.kind in ("mask", "classes"):
         array = read_labels(path)

@@ -84,7 +84,7 @@ def write_report(
             path.write_text(text, encoding="utf-8")
     finally:
         shutil.rmtree(files.folder, ignore_errors=True)
-    noted = sum(bool(one.entry["notes"]) for one in drawn)
+    noted = sum(one.noted for one in drawn)
     size = len(text) + (0 if small else files.size)
     return Written(page, len(drawn), noted, size, perf_counter() - started)
 

@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from cellkit.report.palette import BRIGHT
+from cellkit.report.palette import BRIGHT, STRONG
 from cellkit.report.runpage import RUN_CSS, facts_list, table, time_text
 from cellkit.report.style import CSS, THEMES
 
@@ -56,7 +56,8 @@ def bundled(name: str) -> str:
 def report_page(report: RunReport) -> str:
     """Return the page as HTML.
 
-    It runs one script, which its Content-Security-Policy names by digest, beside those of the folder it lies in. What
+    It runs one script, which its Content-Security-Policy names by digest, beside those of the folder it lies in. The
+    mark on its style tells OpenSeadragon, which would add a style that the policy forbids, that it is there. What
     comes from outside (names, reasons, notes) is escaped, and the script writes it as text only.
     """
     sections = [("summary", "Summary", _summary(report)), ("images", "Images", _images(report))]
@@ -90,7 +91,7 @@ def _policy(script: str, css: str, beside: bool) -> str:
 
 def _blocks(report: RunReport) -> str:
     known = {
-        "images": list(report.entries), "sets": list(report.sets), "palette": BRIGHT.tolist(),
+        "images": list(report.entries), "sets": list(report.sets), "palettes": [BRIGHT.tolist(), STRONG.tolist()],
     }  # fmt: skip
     blocks = [f'<script type="application/json" id="data">{_json(known)}</script>']
     for name, text in (report.inside or {}).items():
@@ -160,8 +161,9 @@ def _images(report: RunReport) -> str:
         '<div class="controls" role="search"><label>find by name, plate, reason<input type="search" id="find" '
         f'autocomplete="off"></label><label>status<select id="status"><option value="">all</option>{options}</select>'
         f'</label><label>order<select id="order">{orders}</select></label><label class="row"><input type="checkbox" '
-        'id="only" disabled> only brushed</label><p class="count" id="shown"></p></div>'
-        f'<ol class="cards" id="cards" aria-label="Images">{cards}</ol>'
+        'id="only" disabled> only brushed</label><p class="count" id="shown">'
+        f'{len(report.entries):,} of {len(report.entries):,} images</p></div>'
+        f'<ol class="cards" id="cards" tabindex="0" aria-label="Images">{cards}</ol>'
     )
 
 
@@ -273,7 +275,7 @@ _PAGE = """<!DOCTYPE html>
 <meta name="referrer" content="no-referrer">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
-<style>{css}</style>
+<style data-openseadragon-mobile-css>{css}</style>
 </head>
 <body>
 <a class="skip" href="#images">Skip to the images</a>

@@ -80,7 +80,7 @@ export function imageOf(set, row) {
 export function shown(about, value) {
   if (about.words) return about.words[value] ?? '';
   if (Number.isNaN(value)) return '';
-  if (Number.isInteger(value)) return String(value);
+  if (!Number.isFinite(value) || Number.isInteger(value)) return String(value);
   return String(Number(value.toPrecision(7)));
 }
 

@@ -85,7 +85,7 @@ export function startOutliers(open) {
           const name = data.images[imageOf(state.set, row)].name;
           const item = make('li');
           const one = make('button', '', {type: 'button', class: 'crop', 'aria-label': `${about.name} ${shown(about, values[row])} in ${name}: open it`});
-          one.append(await crop(row), make('span', shown(about, Number(values[row].toPrecision(4)))));
+          one.append(await crop(row), make('span', Number.isInteger(values[row]) ? shown(about, values[row]) : Number(values[row].toPrecision(4))));
           one.addEventListener('click', () => open(imageOf(state.set, row), row));
           item.append(one);
           return item;

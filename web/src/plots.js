@@ -65,14 +65,13 @@ class Plot {
         this.fill().then(brush);
       });
       group.append(select);
-      const fields = ['from', 'to'].map((text, end) => {
+      const fields = ['from', 'to'].map(text => {
         const field = make('input', '', {type: 'number', step: 'any', 'aria-label': `${this.names[axis]} ${text}`,
           placeholder: text});
         field.addEventListener('change', () => {
           const [low, high] = fields.map(f => (f.value === '' ? NaN : Number(f.value)));
           const none = Number.isNaN(low) && Number.isNaN(high);
           this.limits[axis] = none ? null : [Number.isNaN(low) ? -Infinity : low, Number.isNaN(high) ? Infinity : high];
-          void end;
           brush();
         });
         return field;
@@ -108,13 +107,13 @@ class Plot {
     const [across] = this.spans;
     const down = single ? [0, Math.max(1, ...this.bins) * 1.05] : this.spans[1];
     const room = (a, b) => [a - (b - a) * 0.02, b + (b - a) * 0.02];
-    const axis = label => ({label, stroke: ink.text, grid: {stroke: ink.line, width: 1}, ticks: {stroke: ink.line},
-      labelSize: 18, size: 46, font: '12px system-ui', labelFont: '12px system-ui'});
+    const axis = (label, wide) => ({label, stroke: ink.text, grid: {stroke: ink.line, width: 1}, ticks: {stroke: ink.line},
+      labelSize: 18, size: wide, font: '12px system-ui', labelFont: '12px system-ui'});
     const options = {
       width: Math.max(220, this.room.clientWidth), height: 250,
       legend: {show: false}, cursor: {drag: {x: true, y: !single, setScale: false, uni: 10}, points: {show: false}},
       scales: {x: {time: false, range: () => room(...across)}, y: {range: () => (single ? down : room(...down))}},
-      axes: [axis(this.names[0]), axis(single ? 'objects' : this.names[1])],
+      axes: [axis(this.names[0], 32), axis(single ? 'objects' : this.names[1], 58)],
       series: [{}, {paths: () => null, points: {show: false}}],
       hooks: {
         draw: [u => (single ? this.bars(u) : this.points(u))],

@@ -7,6 +7,7 @@ import {Labels} from './labels.js';
 const dialog = document.getElementById('viewer');
 const part = name => dialog.querySelector(`[data-part=${name}]`);
 const MARK = [255, 157, 46];
+const palette = image => data.palettes[image.bright ? 1 : 0];
 let osd = null;
 let pen = null;
 let now = null;  // what is open: {number, image, labels, parts, pictures, layers, row, set}
@@ -84,7 +85,7 @@ function draw() {
       } else {
         pen.lineWidth = 1.6 / scale;
         now.labels.outlines(view, 0.8 / scale).forEach((path, color) => {
-          pen.strokeStyle = `rgb(${data.palette[color].join()})`;
+          pen.strokeStyle = `rgb(${now.labels.palette[color].join()})`;
           pen.stroke(path);
         });
       }
@@ -112,7 +113,8 @@ function drawBoxes(scale) {
     const chosen = row === now.row;
     const lit = state.chosen && state.set === set && state.chosen[row];
     if (!on('contours') && !chosen && !lit) continue;
-    const color = data.palette[(kinds?.values[row] ?? 0) % data.palette.length];
+    const colors = palette(now.image);
+    const color = colors[(kinds?.values[row] ?? 0) % colors.length];
     const side = [x0.values[row], y0.values[row], x1.values[row] - x0.values[row], y1.values[row] - y0.values[row]];
     if (lit) {
       pen.fillStyle = `rgba(${MARK.join()},.45)`;
@@ -228,14 +230,12 @@ async function addLayers(mine) {
       row.append(select);
       part('layers').append(row);
     }
-    let lines = null;
     const deep = image.labels[0].dzi;
     knob('contours', 'contours', {change: () => {
       mine.lines?.setOpacity(on('contours') ? value('contours') : 0);
       draw();
     }});
     if (!deep) knob('fill', names.length > 1 ? 'filled' : names[0], {checked: !image.images.length, strength: 45});
-    void lines;
     await setLabels(mine, Math.max(0, names.indexOf(state.set?.layer)), add);
   } else {
     const set = data.sets.find(one => one.boxes && one.starts[number + 1] > one.starts[number]);
@@ -266,7 +266,7 @@ async function setLabels(mine, which) {
       [mine.marks, mine.sizes] = await Promise.all([centres(mine.set), column(mine.set, 'area').then(c => c?.values)]);
       if (!mine.marks.length) mine.marks = null;
     }
-  } else mine.labels = new Labels(await load(one.file), data.palette);
+  } else mine.labels = new Labels(await load(one.file), palette(mine.image));
   if (mine === now) {
     await lightUp();
     draw();
@@ -298,7 +298,7 @@ async function pick(x, y) {
     const {part: side, parts, name} = mine.parts;
     const index = Math.floor(y / side) * Math.ceil(mine.image.width / side) + Math.floor(x / side);
     [left, top] = [Math.floor(x / side) * side, Math.floor(y / side) * side];
-    labels = parts.includes(index) ? new Labels(await load(`labels/${name}-${mine.number}-${index}`), data.palette) : null;
+    labels = parts.includes(index) ? new Labels(await load(`labels/${name}-${mine.number}-${index}`), palette(mine.image)) : null;
   }
   const object = labels ? labels.at(x - left, y - top) : -1;
   if (mine !== now) return;
