@@ -68,6 +68,10 @@ class Tab:
         elif method == "Page.javascriptDialogOpening":
             self.faults.append(f"dialog: {told['message']}")
 
+    def close(self) -> None:
+        """Let go of the tab."""
+        self._socket.close()
+
     def run(self, script: str) -> Any:
         """Return what an expression gives, awaited."""
         told = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True)
@@ -145,7 +149,11 @@ def chromium(profile: Path) -> Iterator[Tab]:
                 break
             assert process.poll() is None, "the browser ended at once"
             time.sleep(0.05)
-        yield Tab(_tab_of(place.read_text().splitlines()[0]))
+        tab = Tab(_tab_of(place.read_text().splitlines()[0]))
+        try:
+            yield tab
+        finally:
+            tab.close()
     finally:
         process.terminate()
         process.wait(20)

@@ -64,12 +64,11 @@ def close(tab, page: Path) -> None:
 def opened(tab, number: int, row: int = -1) -> None:
     tab.run(f"cellkit.open({number}, {row})")
     tab.until("cellkit.viewer.now?.ready && cellkit.viewer.osd.world.getItemCount() > 0")
-    tab.until("!cellkit.viewer.osd.animating || true")
 
 
 def place_of(tab, x: float, y: float) -> list[float]:
     """Where a pixel of the open image lies on the screen, once it stands still."""
-    tab.run("cellkit.viewer.osd.viewport.applyConstraints(true)")
+    tab.run("cellkit.viewer.osd.viewport.applyConstraints(true); null")
     return tab.run(
         f"(() => {{const {{osd, now}} = cellkit.viewer; const b = osd.canvas.getBoundingClientRect();"
         f"const P = osd.viewport.getBounds().getTopLeft().constructor;"
@@ -86,7 +85,7 @@ def check_click(tab, out: Path, row: int) -> None:
     labels = cv2.imread(str(out / "labels" / f"{wanted['image']}.tif"), cv2.IMREAD_UNCHANGED)
     y, x = (int(side[0]) for side in np.nonzero(labels == wanted["label"]))
     opened(tab, number)
-    tab.run("cellkit.viewer.osd.viewport.goHome(true)")
+    tab.run("cellkit.viewer.osd.viewport.goHome(true); null")
     tab.click(*place_of(tab, x + 0.5, y + 0.5))
     tab.until("document.querySelector('[data-part=object] table')")
     shown = dict(
@@ -299,7 +298,7 @@ def test_a_large_image_is_shown_from_tiles_of_its_pyramid(tmp_path, cellkit, tab
     row = int(table["area"].idxmax())
     opened(tab, 0, row)
     tab.until("document.querySelector('[data-part=object] table')")
-    tab.run("cellkit.viewer.osd.viewport.goHome(true)")
+    tab.run("cellkit.viewer.osd.viewport.goHome(true); null")
     x, y = table["centroid_x"][row], table["centroid_y"][row]
     tab.run("cellkit.viewer.pick(0, 0)")
     tab.run(f"cellkit.viewer.pick({int(x)}, {int(y)})")
@@ -384,7 +383,7 @@ def test_empty_images_of_any_size_have_a_page(tmp_path, cellkit, shape):
     folder.mkdir()
     cv2.imwrite(str(folder / "a.png"), np.zeros(shape, np.uint8))
     out = tmp_path / "out"
-    (tmp_path / "r.yaml").write_text("steps: [{threshold: {level: 0.5}}, components, measure]\noutputs: [labels, table]\n")
+    (tmp_path / "r.yaml").write_text("steps: [{threshold: {value: 0.5}}, components, measure]\noutputs: [labels, table]\n")
     cellkit("run", tmp_path / "r.yaml", folder, "-o", out)
     write_report(out)
     entry = data_of(out / "report.html")["images"][0]
@@ -400,8 +399,8 @@ def test_several_layers_and_channels(tmp_path, cellkit):
     np.save(folder / "five.npy", rng.random((40, 50, 5)).astype(np.float32))
     np.save(folder / "two.npy", rng.random((40, 50, 2)).astype(np.float32))
     (tmp_path / "r.yaml").write_text(
-        "steps:\n  - channel: {index: 0}\n  - threshold: {level: 0.5}\n  - components\n"
-        "  - components: {}\n    out: others\n  - measure: {properties: [area]}\n    in: {labels: others, raw: raw}\n"
+        "steps:\n  - grayscale\n  - threshold: {value: 0.5}\n  - components\n"
+        "  - components: {}\n    out: others\n  - measure: {properties: [area]}\n    in: {objects: others}\n"
         "outputs: [labels, others, table, mask]\n"
     )
     cellkit("run", tmp_path / "r.yaml", folder, "-o", tmp_path / "out")
