@@ -17,7 +17,7 @@ from cellkit.core.errors import KindError, UsageError
 from cellkit.engine.report import write_report
 from cellkit.io import fluorescence_field
 from cellkit.report.packed import label_part, objects_of, packed
-from cellkit.report.runreport import RunReport, report_page
+from cellkit.report.runreport import RunReport, bundled, report_page
 
 CLASSICAL = ["nuclei-classical", "--outputs", "labels,table,mask,overlay"]
 
@@ -67,13 +67,10 @@ def opened(tab, number: int, row: int = -1) -> None:
 
 
 def place_of(tab, x: float, y: float) -> list[float]:
-    """Where a pixel of the open image lies on the screen, once it stands still."""
-    tab.run("cellkit.viewer.osd.viewport.applyConstraints(true); null")
+    """Where a pixel of the open image lies on the screen."""
     return tab.run(
-        f"(() => {{const {{osd, now}} = cellkit.viewer; const b = osd.canvas.getBoundingClientRect();"
-        f"const P = osd.viewport.getBounds().getTopLeft().constructor;"
-        f"const p = osd.viewport.pixelFromPoint(new P({x} / now.image.width, {y} / now.image.width));"
-        "return [b.x + p.x, b.y + p.y];})()"
+        "(() => {const b = cellkit.viewer.osd.canvas.getBoundingClientRect(); const f = cellkit.viewer.frame();"
+        f"return [b.x + f.x + {x} * f.scale, b.y + f.y + {y} * f.scale];}})()"
     )
 
 
@@ -480,7 +477,7 @@ def test_report_as_an_output_writes_what_it_shows_and_costs_no_second_run(tmp_pa
     assert (out / "labels" / "a.tif").is_file()
     assert (out / "objects.parquet").is_file()
     assert len(data_of(out / "report.html")["sets"]) == 1
-    done = cellkit("run", "nuclei-classical", tmp_path / "images", "-o", out, "--outputs", "labels,table", "--json")
+    done = cellkit("run", "nuclei-classical", tmp_path / "images", "-o", out, "--outputs", "labels,table,rle", "--json")
     assert json.loads(done.stdout)["kept"] == 1
     account = json.loads((out / "run.json").read_text())
     assert account["peak_memory"] > 1 << 20
@@ -531,9 +528,31 @@ def test_columns_keep_their_digits(values, kind):
         packed(np.array([2**60]))
 
 
+def test_the_bundle_belongs_to_its_sources(tmp_path):
+    import hashlib
+    import re
+    import subprocess
+
+    root = Path(__file__).resolve().parent.parent
+    sources = sorted(path.name for path in (root / "web" / "src").iterdir())
+    names = ["build.mjs", "package.json", "package-lock.json", *(f"src/{name}" for name in sources)]
+    texts = [f"{name}\n{(root / 'web' / name).read_text(encoding='utf-8')}" for name in names]
+    wanted = hashlib.sha256("".join(texts).encode()).hexdigest()
+    for name in ("report.js", "report.css"):
+        found = re.match(r"/\* sources sha256:(\w+) \*/\n", bundled(name))
+        assert found is not None
+        assert found[1] == wanted, "web/ has changed: npm run build there, and commit cellkit/report/bundle"
+    assert "</script" not in bundled("report.js").lower()
+    if shutil.which("node") is None or not (root / "web" / "node_modules" / "esbuild").is_dir():
+        pytest.skip("building anew needs node, and `npm ci` in web")
+    subprocess.run(["node", "build.mjs", str(tmp_path)], cwd=root / "web", check=True, capture_output=True)
+    for name in ("report.js", "report.css", "LICENSES.txt"):
+        assert (tmp_path / name).read_text(encoding="utf-8") == bundled(name)
+
+
 def test_the_page_stands_without_a_run():
     text = report_page(RunReport("a & b", []))
     assert "<title>a &amp; b</title>" in text
     assert "script-src 'sha256-" in text
     assert "'self'" in report_page(RunReport("", []))
-    assert "'self'" not in text.replace("default-src", "") or RunReport("", []).inside is None
+    assert "'self'" not in report_page(RunReport("", [], inside={}))

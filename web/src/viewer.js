@@ -41,7 +41,7 @@ function start() {
     const y = at.y * now.image.width;
     pick(Math.floor(x), Math.floor(y));
   });
-  window.cellkit.viewer = {osd, get now() { return now; }, pick, open, chooseRow};
+  window.cellkit.viewer = {osd, get now() { return now; }, pick, frame};
 }
 
 /** Where the image lies on the screen: its top left corner and the pixels of the screen that one of it takes. */
