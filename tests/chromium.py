@@ -61,7 +61,7 @@ class Tab:
             self.faults.append(details.get("exception", {}).get("description") or details["text"])
         elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
             self.faults.append(" ".join(str(a.get("value", a.get("description"))) for a in told["args"]))
-        elif method == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
+        elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
             self.faults.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
         elif method == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
@@ -84,7 +84,7 @@ class Tab:
         """Wait for an expression to be true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            value = self.run(script)
+            value = self.run(f"(v => v instanceof Node ? true : v)({script})")
             if value:
                 return value
             time.sleep(0.05)
@@ -119,8 +119,11 @@ class Tab:
 
     def key(self, name: str, text: str = "") -> None:
         """Press a key."""
-        self.ask("Input.dispatchKeyEvent", type="keyDown", key=name, text=text or (name if len(name) == 1 else ""))
-        self.ask("Input.dispatchKeyEvent", type="keyUp", key=name)
+        code = {"Escape": 27, "Enter": 13, "Tab": 9}.get(name, 0)
+        text = text or (name if len(name) == 1 else "")
+        kind = "keyDown" if text else "rawKeyDown"
+        self.ask("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, text=text)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=name, code=name, windowsVirtualKeyCode=code)
 
     def box(self, selector: str) -> list[float]:
         """Return left, top, width and height of an element, scrolled to the middle of the screen."""

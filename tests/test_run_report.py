@@ -396,7 +396,7 @@ def test_several_layers_and_channels(tmp_path, cellkit):
     np.save(folder / "five.npy", rng.random((40, 50, 5)).astype(np.float32))
     np.save(folder / "two.npy", rng.random((40, 50, 2)).astype(np.float32))
     (tmp_path / "r.yaml").write_text(
-        "steps:\n  - grayscale\n  - threshold: {value: 0.5}\n  - components\n"
+        "steps:\n  - grayscale: {weights: mean}\n  - threshold: {value: 0.5}\n  - components\n"
         "  - components: {}\n    out: others\n  - measure: {properties: [area]}\n    in: {objects: others}\n"
         "outputs: [labels, others, table, mask]\n"
     )
