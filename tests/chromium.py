@@ -93,6 +93,8 @@ class Tab:
     def open(self, path: Path, width: int = 1366, height: int = 800, *, dark: bool = False) -> None:
         """Open a file and wait until its script is ready."""
         phone = width < 600
+        self.faults.clear()
+        self.requests.clear()
         self.ask(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
         )  # fmt: skip

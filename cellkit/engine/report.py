@@ -50,7 +50,7 @@ def write_report(
 ) -> Written:
     """Write ``report.html``, a page of the run in `folder`, into that folder.
 
-    It works from the disk, without a network. Up to 4 MiB of pictures and data are part of the page, more lie beside
+    It works from the disk, without a network. Up to 4 MiB of pictures and data are part of the page; more, and tiles, lie beside
     it in the folder ``report``; `single` says which. `on_image` is told how many images are drawn, of how many.
 
     Raises `UsageError` where the folder holds no run, `WriteError` where it cannot be written.
@@ -66,7 +66,8 @@ def write_report(
     try:
         drawn = _draw(run, files, workers, on_image)
         sets = [made for made in (_set(files, run, rows, drawn) for rows in _all_rows(run, drawn)) if made]
-        small = files.size <= _INSIDE if single is None else single
+        tiled = any(name.startswith("deep/") for name in files.names)
+        small = files.size <= _INSIDE and not tiled if single is None else single
         report = RunReport(
             title or f"{run.name or 'Run'} on {len(run.records):,} image{'s' * (len(run.records) != 1)}",
             [one.entry for one in drawn], sets, run.account, run.recipe, run.notes, run.running,
