@@ -69,9 +69,8 @@ def make_run(folder: Path, images: int, each: int) -> int:
 
 def main() -> None:
     """Print the figures."""
-    from chromium import chromium
-
     from cellkit.engine.report import write_report
+    from chromium import chromium
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1000)

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from chromium import chromium
 
 from cellkit.core.errors import KindError, UsageError
 from cellkit.engine.report import write_report
 from cellkit.io import fluorescence_field
 from cellkit.report.packed import label_part, objects_of, packed
 from cellkit.report.runreport import RunReport, bundled, report_page
+from chromium import chromium
 
 CLASSICAL = ["nuclei-classical", "--outputs", "labels,table,mask,overlay"]
 
@@ -121,8 +121,9 @@ def check_brush(tab, out: Path) -> None:
     opened(tab, tab.run(f"cellkit.data.images.findIndex(one => one.name === {first!r})"))
     tab.until("cellkit.viewer.now.pictures.chosen")
     lit = tab.run(
-        "(() => {const c = cellkit.viewer.now.pictures.chosen; const d = c.getContext('2d').getImageData(0, 0, c.width, "
-        "c.height).data; const out = []; for (let i = 3; i < d.length; i += 4) out.push(d[i] > 0 ? 1 : 0); return out;})()"
+        "(() => {const c = cellkit.viewer.now.pictures.chosen; const d = c.getContext('2d').getImageData(0, 0, "
+        "c.width, c.height).data; const out = []; for (let i = 3; i < d.length; i += 4) out.push(Number(d[i] > 0)); "
+        "return out;})()"
     )
     labels = cv2.imread(str(out / "labels" / f"{first}.tif"), cv2.IMREAD_UNCHANGED)
     wanted = np.isin(labels, brushed["label"][brushed["image"] == first])
@@ -136,12 +137,17 @@ def check_grid(tab, names: list[str]) -> None:
     assert tab.run(shown) == names
     counts = tab.run("cellkit.data.images.map(one => Object.values(one.objects)[0] ?? -1)")
     order = sorted(range(len(names)), key=lambda i: (counts[i] < 0, -counts[i], i))
-    choose = "(() => {const s = document.getElementById('order'); s.value = %r; s.dispatchEvent(new Event('change'));})()"
+    choose = (
+        "(() => {const s = document.getElementById('order'); s.value = %r; s.dispatchEvent(new Event('change'));})()"
+    )
     tab.run(choose % "most objects")
     assert tab.run(shown) == [names[i] for i in order]
     tab.run(choose % "place")
     part = names[1][:8]
-    tab.run(f"(() => {{const f = document.getElementById('find'); f.value = {part!r}; f.dispatchEvent(new Event('input'));}})()")
+    tab.run(
+        f"(() => {{const f = document.getElementById('find'); f.value = {part!r}; "
+        "f.dispatchEvent(new Event('input'));})()"
+    )
     wanted = [name for name in names if part.lower() in name.lower()]
     tab.until(f"{shown}.length === {len(wanted)}")
     assert tab.run(shown) == wanted
@@ -221,8 +227,8 @@ def test_every_control_has_a_name_and_every_table_its_heads(small_run, tab):
     found = [n for n in nodes if not n.get("ignored") and n.get("role", {}).get("value") in roles]
     assert len(found) > 10
     assert [n for n in found if not n.get("name", {}).get("value")] == []
-    assert tab.run("document.querySelectorAll('table').length > 1 && [...document.querySelectorAll('table')].every(t => "
-                   "t.querySelector('th[scope]'))")  # fmt: skip
+    assert tab.run("document.querySelectorAll('table').length > 1 && "
+                   "[...document.querySelectorAll('table')].every(t => t.querySelector('th[scope]'))")  # fmt: skip
     assert tab.run("document.querySelectorAll('a.skip').length") == 2
 
 
@@ -299,7 +305,9 @@ def test_a_large_image_is_shown_from_tiles_of_its_pyramid(tmp_path, cellkit, tab
     x, y = table["centroid_x"][row], table["centroid_y"][row]
     tab.run("cellkit.viewer.pick(0, 0)")
     tab.run(f"cellkit.viewer.pick({int(x)}, {int(y)})")
-    tab.until(f"document.querySelector('[data-part=object] caption')?.textContent === 'Object {table['label'][row]} in slide'")
+    tab.until(
+        f"document.querySelector('[data-part=object] caption')?.textContent === 'Object {table['label'][row]} in slide'"
+    )
     close(tab, page)
 
 
@@ -380,7 +388,9 @@ def test_empty_images_of_any_size_have_a_page(tmp_path, cellkit, shape):
     folder.mkdir()
     cv2.imwrite(str(folder / "a.png"), np.zeros(shape, np.uint8))
     out = tmp_path / "out"
-    (tmp_path / "r.yaml").write_text("steps: [{threshold: {value: 0.5}}, components, measure]\noutputs: [labels, table]\n")
+    (tmp_path / "r.yaml").write_text(
+        "steps: [{threshold: {value: 0.5}}, components, measure]\noutputs: [labels, table]\n"
+    )
     cellkit("run", tmp_path / "r.yaml", folder, "-o", out)
     write_report(out)
     entry = data_of(out / "report.html")["images"][0]

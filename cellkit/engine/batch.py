@@ -140,7 +140,9 @@ def run_batch(
         warming(bound, workers),
     ):
         manifest.begin([source.name for source in sources], fresh=settings.fresh)
-        with atomic(folder / STATE_FOLDER / "recipe.yaml", scratch=manifest.scratch) as path:  # for a look before the end
+        with atomic(
+            folder / STATE_FOLDER / "recipe.yaml", scratch=manifest.scratch
+        ) as path:  # for a look before the end
             path.write_text(dump(bound.resolved()), encoding="utf-8")
         if on_start is not None:
             on_start(len(sources))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from cellkit.report.display import display
 from cellkit.report.overlay import overlay, palette_for
 from cellkit.report.packed import Objects, label_part, objects_of
 from cellkit.report.palette import BRIGHT, STRONG, colored
-from cellkit.report.views import encoded, tones
+from cellkit.report.views import tones
 
 __all__ = ["Drawn", "Illustrator"]
 

@@ -200,7 +200,9 @@ def _derived(rows: Rows, columns: dict[str, np.ndarray], drawn: Sequence[Drawn])
             # 1 for a disc (Cox 1927); of a few pixels more, as the perimeter of so few is short.
             found["roundness"] = np.minimum(4 * np.pi * columns["area"] / columns["perimeter"] ** 2, 1.0)
     ids = columns.get("label")
-    for name in ("sharpness", "saturated") if ids is not None and rows.layer else ():
+    for name in ("sharpness", "saturated") if rows.layer else ():
+        if ids is None:
+            continue
         values = np.full(len(rows.table), np.nan)
         for i, one in enumerate(drawn):
             known = one.measured.get(rows.layer, {})

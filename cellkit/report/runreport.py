@@ -50,7 +50,7 @@ class RunReport:
 @cache
 def bundled(name: str) -> str:
     """Return a file of the bundle that `npm run build` in ``web`` makes: ``report.js`` or ``report.css``."""
-    return files("cellkit.report").joinpath("bundle", name).read_text(encoding="utf-8")
+    return files("cellkit.report").joinpath("bundle").joinpath(name).read_text(encoding="utf-8")
 
 
 def report_page(report: RunReport) -> str:
@@ -162,7 +162,7 @@ def _images(report: RunReport) -> str:
         f'autocomplete="off"></label><label>status<select id="status"><option value="">all</option>{options}</select>'
         f'</label><label>order<select id="order">{orders}</select></label><label class="row"><input type="checkbox" '
         'id="only" disabled> only brushed</label><p class="count" id="shown">'
-        f'{len(report.entries):,} of {len(report.entries):,} images</p></div>'
+        f"{len(report.entries):,} of {len(report.entries):,} images</p></div>"
         f'<ol class="cards" id="cards" tabindex="0" aria-label="Images">{cards}</ol>'
     )
 
@@ -200,7 +200,7 @@ def _measurements(report: RunReport) -> str:
         "the images, in the other plots and in the table.</p>"
         f'<div class="controls">{choice}<button type="button" id="clear">Clear</button>'
         '<p class="count" id="brushed"></p></div><div id="charts"></div>'
-        "<h3>Objects</h3><p class=\"soft\">A click opens the object's image. Columns marked * were measured for this page."
+        '<h3>Objects</h3><p class="soft">A click opens the object\'s image. Columns marked * were measured for this page.'
         '</p><div id="rows" aria-label="Objects"></div>'
     )
 
@@ -210,7 +210,9 @@ def _seams(entries: Sequence[Mapping[str, Any]]) -> str:
     for entry in entries:
         for layer, seam in entry["seams"].items():
             figures = [seam.get(key, "") for key in ("cuts_px", "touching", "straight", "expected")]
-            rows.append([str(entry["name"]), str(layer), *(f"{f:,}" if isinstance(f, (int, float)) else "" for f in figures)])
+            rows.append(
+                [str(entry["name"]), str(layer), *(f"{f:,}" if isinstance(f, (int, float)) else "" for f in figures)]
+            )
     if not rows:
         return ""
     head = ["image", "labels", "cuts, px", "objects at cuts", "straight outline at cuts, px", "expected by chance, px"]
@@ -234,7 +236,7 @@ def _run(report: RunReport) -> str:
             share = f"{100 * float(steps[where]) / total:.1f} %"
             rows.append([str(where), f"{float(steps[where]):,.2f}", share, held])
         parts.append(
-            "<h3>Steps</h3><p class=\"soft\">Seconds of all images together, of every worker; memory is the most that a "
+            '<h3>Steps</h3><p class="soft">Seconds of all images together, of every worker; memory is the most that a '
             "process held when the step ended, other images in work included.</p>"
             + table(["step", "seconds", "share", "memory"], rows)
         )

@@ -31,7 +31,6 @@ function start() {
   osd.canvas.setAttribute('aria-label', 'The image: arrow keys move it, plus and minus zoom, 0 shows all of it');
   osd.canvas.setAttribute('role', 'application');
   osd.addHandler('update-viewport', draw);
-  osd.addHandler('animation', draw);
   osd.addHandler('open', draw);
   osd.addHandler('resize', () => requestAnimationFrame(draw));
   osd.addHandler('canvas-click', event => {
