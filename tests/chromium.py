@@ -1,4 +1,4 @@
-"""A page in headless Chromium, driven over the DevTools protocol: scripts, clicks, keys, screenshots, what went wrong."""
+"""A page in headless Chromium, driven over the DevTools protocol: scripts, clicks, keys, pictures, what went wrong."""
 
 from __future__ import annotations
 

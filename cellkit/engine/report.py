@@ -50,8 +50,8 @@ def write_report(
 ) -> Written:
     """Write ``report.html``, a page of the run in `folder`, into that folder.
 
-    It works from the disk, without a network. Up to 4 MiB of pictures and data are part of the page; more, and tiles, lie beside
-    it in the folder ``report``; `single` says which. `on_image` is told how many images are drawn, of how many.
+    It works from the disk, without a network. Up to 4 MiB of pictures and data are part of the page; more, and tiles,
+    lie beside it in the folder ``report``; `single` says which. `on_image` is told how many images are drawn, of how many.
 
     Raises `UsageError` where the folder holds no run, `WriteError` where it cannot be written.
     """
@@ -65,7 +65,7 @@ def write_report(
     files = Files(run.folder / ".report.partial")
     try:
         drawn = _draw(run, files, workers, on_image)
-        sets = [made for made in (_set(files, run, rows, drawn) for rows in _all_rows(run, drawn)) if made]
+        sets = [made for made in (_set(files, rows, drawn) for rows in _all_rows(run, drawn)) if made]
         tiled = any(name.startswith("deep/") for name in files.names)
         small = files.size <= _INSIDE and not tiled if single is None else single
         report = RunReport(
@@ -148,7 +148,7 @@ def _all_rows(run: Gathered, drawn: Sequence[Drawn]) -> list[Rows]:
     return rows
 
 
-def _set(files: Files, run: Gathered, rows: Rows, drawn: Sequence[Drawn]) -> dict[str, Any] | None:
+def _set(files: Files, rows: Rows, drawn: Sequence[Drawn]) -> dict[str, Any] | None:
     """Write the columns of a table, each as a file, and return what the page's script must know of them."""
     number = f"{len(files.names)}"
     columns: list[dict[str, Any]] = []

@@ -21,8 +21,8 @@ from cellkit.report.style import CSS, THEMES
 __all__ = ["RunReport", "bundled", "report_page"]
 
 _ORDERS = (
-    ("place", "as in the run"), ("name", "name"), ("most objects", "most objects"), ("fewest objects", "fewest objects"),
-    ("most brushed", "most brushed"), ("least sharp", "out of focus first"), ("most saturated", "most saturated"),
+    ("place", "as in the run"), ("name", "name"), ("most objects", "most objects"),
+    ("fewest objects", "fewest objects"), ("most brushed", "most brushed"), ("least sharp", "out of focus first"), ("most saturated", "most saturated"),
     ("largest image", "largest"), ("slowest", "slowest"),
 )  # fmt: skip
 _MOST_LISTED = 500
@@ -69,7 +69,8 @@ def report_page(report: RunReport) -> str:
     sections.append(("run", "Run", _run(report)))
     links = "".join(f'<li class="word"><a href="#{key}"><span>{name}</span></a></li>' for key, name, _ in sections)
     cards = "".join(
-        f'<section class="part" id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{name}</h2>{body}</section>'
+        f'<section class="part" id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{name}</h2>'
+        f"{body}</section>"
         for key, name, body in sections
     )
     script = bundled("report.js")
@@ -200,8 +201,8 @@ def _measurements(report: RunReport) -> str:
         "the images, in the other plots and in the table.</p>"
         f'<div class="controls">{choice}<button type="button" id="clear">Clear</button>'
         '<p class="count" id="brushed"></p></div><div id="charts"></div>'
-        '<h3>Objects</h3><p class="soft">A click opens the object\'s image. Columns marked * were measured for this page.'
-        '</p><div id="rows" aria-label="Objects"></div>'
+        '<h3>Objects</h3><p class="soft">A click opens the object\'s image. Columns marked * were measured '
+        'for this page.</p><div id="rows" aria-label="Objects"></div>'
     )
 
 
@@ -242,7 +243,8 @@ def _run(report: RunReport) -> str:
         )
     if report.recipe:
         parts.append(
-            f'<details open><summary>The recipe as it ran</summary><pre tabindex="0">{escape(report.recipe)}</pre></details>'
+            '<details open><summary>The recipe as it ran</summary><pre tabindex="0">'
+            f"{escape(report.recipe)}</pre></details>"
         )
     digests = account.get("digests")
     facts = [(str(k), str(v)) for k, v in (account.get("versions") or {}).items()]
@@ -298,7 +300,8 @@ _PAGE = """<!DOCTYPE html>
 <button type="button" data-part="back" aria-label="Previous image" title="Previous image ([)">←</button>
 <button type="button" data-part="on" aria-label="Next image" title="Next image (])">→</button>
 <button type="button" data-part="close">Close</button></div>
-<div class="body"><div class="stage"><div data-part="stage"></div><p class="nothing" data-part="nothing" hidden></p></div>
+<div class="body"><div class="stage"><div data-part="stage"></div>
+<p class="nothing" data-part="nothing" hidden></p></div>
 <aside aria-label="About the image"><h3>Layers</h3><div data-part="layers"></div><h3>Object</h3>
 <div data-part="object" aria-live="polite"></div><h3>Image</h3><div data-part="about"></div></aside></div>
 </dialog>
