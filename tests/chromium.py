@@ -93,6 +93,8 @@ class Tab:
     def open(self, path: Path, width: int = 1366, height: int = 800, *, dark: bool = False) -> None:
         """Open a file and wait until its script is ready."""
         phone = width < 600
+        self.ask("Page.navigate", url="about:blank")  # what the page before still asks for is not this one's
+        self.until("location.href === 'about:blank'")
         self.faults.clear()
         self.requests.clear()
         self.ask(

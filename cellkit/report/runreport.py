@@ -22,7 +22,8 @@ __all__ = ["RunReport", "bundled", "report_page"]
 
 _ORDERS = (
     ("place", "as in the run"), ("name", "name"), ("most objects", "most objects"),
-    ("fewest objects", "fewest objects"), ("most brushed", "most brushed"), ("least sharp", "out of focus first"), ("most saturated", "most saturated"),
+    ("fewest objects", "fewest objects"), ("most brushed", "most brushed"),
+    ("least sharp", "out of focus first"), ("most saturated", "most saturated"),
     ("largest image", "largest"), ("slowest", "slowest"),
 )  # fmt: skip
 _MOST_LISTED = 500
