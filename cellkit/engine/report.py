@@ -51,7 +51,8 @@ def write_report(
     """Write ``report.html``, a page of the run in `folder`, into that folder.
 
     It works from the disk, without a network. Up to 4 MiB of pictures and data are part of the page; more, and tiles,
-    lie beside it in the folder ``report``; `single` says which. `on_image` is told how many images are drawn, of how many.
+    lie beside it in the folder ``report``; `single` says which. `on_image` is told how many images are drawn,
+    of how many.
 
     Raises `UsageError` where the folder holds no run, `WriteError` where it cannot be written.
     """

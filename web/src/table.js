@@ -6,6 +6,21 @@ Tabulator.registerModule([AccessorModule, AjaxModule, FormatModule, InteractionM
 
 const PAGE = 25;
 let table = null;
+let loading = Promise.resolve();
+let sort = null;  // [field, direction], to be set with the next change
+let timer = 0;
+
+/** Show the first page again, newly sorted where that was asked for: once for all changes of a moment. */
+function renew() {
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    await loading;
+    const wanted = sort;
+    sort = null;
+    if (wanted) table?.setSort(...wanted);
+    else table?.setPage(1);
+  }, 30);
+}
 
 /** The rows in the order of a column: brushed ones only, where some are; those without a value last. */
 async function ordered(sorter) {
@@ -49,7 +64,11 @@ export function startTable(open) {
     table = new Tabulator(host, {
       layout: 'fitData', height: '26rem', placeholder: 'No objects', index: 'row',
       pagination: true, paginationMode: 'remote', paginationSize: PAGE, sortMode: 'remote', ajaxURL: 'rows',
-      ajaxRequestFunc: (_, __, given) => page(given.page ?? 1, given.sort?.[0]),
+      ajaxRequestFunc: (_, __, given) => {
+        const made = page(given.page ?? 1, given.sort?.[0]);
+        loading = made.then(() => new Promise(done => setTimeout(done)));
+        return made;
+      },
       headerSortTristate: true, columnHeaderSortMulti: false,
       columns: [
         {title: 'image', field: 'image', formatter: plain, minWidth: 140, maxInitialWidth: 220},
@@ -68,7 +87,6 @@ export function startTable(open) {
   };
   const show = row => open(imageOf(state.set, row), row);
   let set = state.set;
-  let wanted = false;
   build();
   state.listeners.push(() => {
     if (state.set !== set) {
@@ -76,18 +94,14 @@ export function startTable(open) {
       build();
       return;
     }
-    if (wanted) return;
-    wanted = true;
-    setTimeout(() => {
-      wanted = false;
-      table.setPage(1);
-    }, 30);
+    renew();
   });
 }
 
 /** Sort the table by a column. */
 export function sortTable(name, direction) {
   const at = state.set.columns.findIndex(one => one.name === name);
-  return table?.setSort(`c${at}`, direction);
+  sort = [`c${at}`, direction];
+  renew();
 }
 
