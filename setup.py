@@ -18,6 +18,7 @@ setup(
     packages=[
         "cellkit",
         "cellkit.core",
+        "cellkit.diff",
         "cellkit.engine",
         "cellkit.engine.blockwise",
         "cellkit.formats",

@@ -15,8 +15,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cellkit.core import registry as _registry
+from cellkit.core import sample as _sample
 
 _registry.builtin("cellkit.stages", "cellkit.grid.brackets")
+# Pictures are none of core's business, but a notebook asks the sample itself.
+_sample.shown_by(lambda sample: importlib.import_module("cellkit.report.notebook").sample_html(sample))
 
 __version__ = "0.1.0"
 
@@ -47,10 +50,12 @@ if TYPE_CHECKING:
     )
     from cellkit.engine import run, run_batch
     from cellkit.io import read, read_labels, write
+    from cellkit.report import show
 
 _HOME = {
     **dict.fromkeys(("read", "read_labels", "write"), "cellkit.io"),
     **dict.fromkeys(("run", "run_batch"), "cellkit.engine"),
+    "show": "cellkit.report",
 }
 _MODULES = ("stages", "metrics", "formats", "io", "engine", "grid", "report", "core", "models")
 
@@ -79,6 +84,7 @@ __all__ = [
     "read_labels",
     "run",
     "run_batch",
+    "show",
     "stage",
     "stages",
     "write",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .progress import passed_on
 
 if TYPE_CHECKING:
     from cellkit.io.datasets import Audit
@@ -49,24 +51,14 @@ def audit_command(ctx: click.Context, **given: Any) -> None:
     from cellkit.io.datasets import audit, open_dataset
 
     dataset = open_dataset(given["folder"], layout=given["layout"], allow_missing=True)
-    found = audit(dataset, tiny=given["tiny"], overlap=given["overlap"], alike=given["alike"], progress=_shown)
+    progress = partial(passed_on, doing="looking")
+    found = audit(dataset, tiny=given["tiny"], overlap=given["overlap"], alike=given["alike"], progress=progress)
     if given["json_file"] is not None:
         _write_json(given["json_file"], found)
     if given["csv_file"] is not None:
         _write_csv(given["csv_file"], found)
     _print(found)
     ctx.exit(1 if found.findings else 0)
-
-
-def _shown(results: Iterable[Any], total: int) -> Iterable[Any]:
-    """Pass `results` on, with a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return results
-    return track(results, "looking", total=total, console=console, transient=True)
 
 
 def _print(found: Audit) -> None:

@@ -85,7 +85,7 @@ def _print(runs: Sequence[Run]) -> None:
         console = Console(highlight=False, width=200)
     names = labels(runs)
     head, rows = rows_of(runs, names)
-    _table(console, head, rows, 3)
+    print_table(console, head, rows, 3)
     lines = apart(runs, names)
     if lines:
         console.print("These scores cannot all be compared:", style="yellow")
@@ -93,7 +93,7 @@ def _print(runs: Sequence[Run]) -> None:
             console.print(f"  {line}", markup=False)
     for column in columns_of(runs):
         console.print(f"\nby {column}", markup=False, style="bold")
-        _table(console, *columns_by(runs, names, column), 1)
+        print_table(console, *columns_by(runs, names, column), 1)
     for run, name in zip(runs, names, strict=True):
         if run.folds:
             found = spread(fold.score.value for fold in run.folds)
@@ -104,10 +104,11 @@ def _print(runs: Sequence[Run]) -> None:
     if differ:
         console.print("\nwhat differs", style="bold")
         head, rows = settings_table(differ, names)
-        _table(console, head, rows, len(head))
+        print_table(console, head, rows, len(head))
 
 
-def _table(console: Any, head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> None:
+def print_table(console: Any, head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> None:
+    """Print a table of texts, of which the first `words` columns are words."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

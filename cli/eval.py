@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .eval_output import Result, show, write_csv, write_json, write_text
+from .progress import passed_on
 
 if TYPE_CHECKING:
     from cellkit.metrics import Protocol
@@ -206,20 +206,11 @@ def count_pairs(protocol: Protocol, pairs: Pairs) -> tuple[dict[str, Any], dict[
     counts: dict[str, Any] = {}
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for name, found in zip(pairs.names, _shown(pool.map(count, pairs.names), len(pairs.names)), strict=True):
+        for name, found in zip(
+            pairs.names, passed_on(pool.map(count, pairs.names), len(pairs.names), "scoring"), strict=True
+        ):
             (failed if isinstance(found, str) else counts)[name] = found
     return counts, failed
-
-
-def _shown(results: Iterable[Any], total: int) -> Iterable[Any]:
-    """Pass `results` on, with a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return results
-    return track(results, "scoring", total=total, console=console, transient=True)
 
 
 def _page(options: _Options, result: Result, pairs: Pairs) -> str:

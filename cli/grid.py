@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import load_plugins
-from .train import _Bar, _Lines, _seconds
+from .progress import surface
+from .train import _SECONDS_BETWEEN_LINES, Shown, _seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +89,7 @@ def grid_command(ctx: click.Context, grid: Path, out: Path | None, **given: Any)
     from cellkit.train.gridrun import run_grid
 
     folder = out if out is not None else grid.with_suffix("")
-    show = GridLines() if given["as_json"] or not sys.stderr.isatty() else GridBar()
+    show = GridShown(surface(given["as_json"], "reading the images", _SECONDS_BETWEEN_LINES))
     left = None if limit is None else max(0.0, limit - (time.monotonic() - started))
     try:
         with show:
@@ -130,8 +130,8 @@ def _print_plan(grid: Grid, cells: Sequence[Opened]) -> None:
     click.echo("The grid is sound.")
 
 
-class GridLines(_Lines):
-    """Plain lines on standard error, each with the cell that it is about."""
+class GridShown(Shown):
+    """How far a grid has come, with the cell that it is about."""
 
     where = ""
 
@@ -139,34 +139,9 @@ class GridLines(_Lines):
         """Say which cell what follows is about."""
         self.where = f"cell {number:,} of {count:,}, {name}: " if number else ""
 
-    def note(self, text: str) -> None:
-        """Say something."""
-        click.echo(f"{self.where}{text}", err=True)
-
-
-class GridBar(_Bar):
-    """A live bar on standard error, with the cell that it is about."""
-
-    where = ""
-
-    def cell(self, number: int, count: int, name: str) -> None:
-        """Say which cell what follows is about."""
-        from rich.markup import escape
-
-        self.where = f"cell {number:,} of {count:,}, {name}: " if number else ""
-        self.progress.update(self.task, text=escape(self.where))
-
-    def step(self, epoch: int, step: int) -> None:
-        """Move the bar on."""
-        from rich.markup import escape
-
-        text = f"{self.where}epoch {epoch:,} of {self.epochs:,}{self.left(epoch, step)}"
-        done = (epoch - 1) * self.steps + step
-        self.progress.update(self.task, completed=done, total=self.epochs * self.steps, text=escape(text))
-
-    def note(self, text: str) -> None:
-        """Say something above the bar."""
-        super().note(f"{self.where}{text}")
+    def worded(self, text: str) -> str:
+        """Return a text with the cell before it."""
+        return f"{self.where}{text}"
 
 
 def _print(report: GridReport) -> None:
@@ -174,19 +149,19 @@ def _print(report: GridReport) -> None:
 
     from cellkit.report.gridtable import head_and_cells, marginal_cells, marginals
 
-    from .compare import _table
+    from .compare import print_table
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)
     keys = report.grid.keys
     head, rows = head_and_cells(report.rows, list(keys), report.grid.baseline)
-    _table(console, head, rows, 1 + len(keys))
+    print_table(console, head, rows, 1 + len(keys))
     for key, labels in keys.items():
         found = marginals(report.rows, key, labels)
         if found:
             console.print(f"\nby {key}", markup=False, style="bold")
-            _table(console, *marginal_cells(found), 1)
+            print_table(console, *marginal_cells(found), 1)
     waiting = [row.name for row in report.rows if row.state == "waiting"]
     if waiting:
         console.print(f"not begun: {', '.join(waiting)}", markup=False)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "samples": "cellkit_cli.samples:samples_command",
     "explain": "cellkit_cli.explain:explain_command",
     "eval": "cellkit_cli.eval:eval_command",
+    "diff": "cellkit_cli.diff:diff_command",
     "tune": "cellkit_cli.tune:tune_command",
     "train": "cellkit_cli.train:train_command",
     "grid": "cellkit_cli.grid:grid_command",

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import changed, load_plugins, recipe_options
+from .progress import Lines, Pace, span, surface
 
 if TYPE_CHECKING:
     from cellkit.core import Recipe
     from cellkit.engine.batch import BatchResult, Outcome
     from cellkit.engine.blockwise.drive import Progress
+    from cellkit.io import Source
 
 _SHOWN_FAILURES = 20
-_SECONDS_BETWEEN_LINES = 2.0
+_MOST_LOOKED_AT = 20_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def run_command(ctx: click.Context, **given: Any) -> None:
     load_plugins(options.plugins)
     recipe = _with_outputs(Recipe.read(options.recipe), options.outputs)
     recipe = changed(recipe, options.settings, options.bits, options.pixel_size)
-    show = _Lines() if options.as_json or not sys.stderr.isatty() else _Bar()
+    show = _Show(surface(options.as_json, "reading the folder"))
     memory = None if options.memory is None else parse_memory(options.memory)
     settings = Settings(
         options.workers, options.fresh, options.device, memory, options.compiled, options.level, options.mpp,
@@ -127,108 +129,83 @@ def _with_outputs(recipe: Recipe, outputs: str | None) -> Recipe:
     return replace(recipe, outputs=names)
 
 
-class _Tally:
-    """Images and objects so far, and the seconds that are left."""
+class _Show:
+    """How far a run has come: images, objects, failures, and the time left."""
 
-    def __init__(self) -> None:
-        self.total = self.images = self.kept = self.objects = self.failed = 0
-        self.started = time.perf_counter()
+    def __init__(self, on: Lines) -> None:
+        self.on = on
+        self.total = self.images = self.objects = self.failed = 0
+        self.pace = Pace()
+        self.blocks: tuple[str, str] | None = None
+        self.block_pace = Pace()
+        self.waiting: dict[str, float] = {}
+        self.sized = self.pixels = 0.0
 
-    def count(self, outcome: Outcome) -> None:
+    def __enter__(self) -> _Show:
+        self.on.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.on.__exit__(*error)
+
+    def start(self, sources: Sequence[Source]) -> None:
+        self.total = len(sources)
+        self.waiting = _weights(sources)
+        self.pace = Pace()
+        if sources:
+            self.on.move(self.text(), 0, self.total)
+
+    def block(self, name: str, progress: Progress) -> None:
+        if self.blocks != (name, progress.stage):
+            self.blocks, self.block_pace = (name, progress.stage), Pace()
+        else:
+            self.block_pace.add(1)
+        more = progress.total - progress.done
+        left = span(self.block_pace.left(more), "left of this pass") if more else ""
+        text = f"{name}: {progress.stage}: {progress.done:,} of {progress.total:,} blocks{left}"
+        self.on.move(text, progress.done, progress.total, last=not more)
+
+    def add(self, outcome: Outcome) -> None:
+        record = outcome.record
         self.images += 1
-        self.kept += outcome.kept
-        self.failed += outcome.record.status != "done"
-        self.objects += next(iter(outcome.record.facts.get("objects", {}).values()), 0)
+        self.objects += next(iter(record.facts.get("objects", {}).values()), 0)
+        pixels = float(record.facts.get("height", 0)) * record.facts.get("width", 0)
+        weight = self.waiting.pop(record.name, 0.0)
+        if pixels:
+            self.sized += weight
+            self.pixels += pixels
+        if not outcome.kept:  # one that was kept takes no time, and says nothing of those to come
+            self.pace.add(pixels)
+        if record.status != "done":
+            self.failed += 1
+            self.on.say(f"failed: {record.name}: {record.reason}", "red")
+        self.on.move(self.text(), self.images, self.total, last=self.images == self.total)
 
     def left(self) -> float | None:
-        worked = self.images - self.kept  # an image kept takes no time, and says nothing of those to come
-        if not worked:
+        """Return the seconds left: the pixels that the files to come will have, at the pace of late."""
+        if not self.sized:
             return None
-        return (time.perf_counter() - self.started) / worked * (self.total - self.images)
-
-    def block(self, name: str, progress: Progress) -> str:
-        """Return a line about an image that is done in blocks."""
-        done = f"{progress.done:,} of {progress.total:,} blocks"
-        return f"{name}: {progress.stage}: {done}"
+        return self.pace.left(sum(self.waiting.values()) * self.pixels / self.sized)
 
     def text(self) -> str:
-        left = self.left()
-        end = f", {left:,.0f} s left" if left is not None and self.images < self.total else ""
+        left = span(self.left()) if self.images < self.total else ""
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.images:,} of {self.total:,} images, {self.objects:,} objects{failed}{end}"
+        return f"{self.images:,} of {self.total:,} images, {self.objects:,} objects{failed}{left}"
 
 
-class _Lines:
-    """Plain lines on standard error, some seconds apart, where there is no terminal."""
+def _weights(sources: Sequence[Source]) -> dict[str, float]:
+    """Return the bytes of every image's files, which tell how images differ in size before one is opened.
 
-    def __init__(self) -> None:
-        self.tally = _Tally()
-        self.last = time.perf_counter()
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def start(self, total: int) -> None:
-        self.tally.total = total
-
-    def block(self, name: str, progress: Progress) -> None:
-        now = time.perf_counter()
-        if now - self.last >= _SECONDS_BETWEEN_LINES or progress.done == progress.total:
-            self.last = now
-            click.echo(self.tally.block(name, progress), err=True)
-
-    def add(self, outcome: Outcome) -> None:
-        self.tally.count(outcome)
-        if outcome.record.status != "done":
-            click.echo(f"failed: {outcome.record.name}: {outcome.record.reason}", err=True)
-        now = time.perf_counter()
-        if now - self.last >= _SECONDS_BETWEEN_LINES or self.tally.images == self.tally.total:
-            self.last = now
-            click.echo(self.tally.text(), err=True)
-
-
-class _Bar:
-    """A live bar on standard error."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.tally = _Tally()
-        console = Console(stderr=True)
-        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
-        self.progress = Progress(*columns, console=console, transient=True)
-        self.task = self.progress.add_task("images", total=None, text="reading the folder")
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def start(self, total: int) -> None:
-        self.tally.total = total
-        self.progress.update(self.task, total=total, text=self.tally.text())
-
-    def block(self, name: str, progress: Progress) -> None:
-        from rich.markup import escape
-
-        text = escape(self.tally.block(name, progress))
-        self.progress.update(self.task, total=progress.total, completed=progress.done, text=text)
-
-    def add(self, outcome: Outcome) -> None:
-        from rich.markup import escape
-
-        self.tally.count(outcome)
-        if outcome.record.status != "done":
-            self.progress.console.print(
-                f"[red]failed[/] {escape(outcome.record.name)}: {escape(outcome.record.reason)}"
-            )
-        self.progress.update(self.task, total=self.tally.total, completed=self.tally.images, text=self.tally.text())
+    A store, and what cannot be looked at, weighs as much as the others do on average; where there are very many, all
+    weigh the same.
+    """
+    known: dict[str, float] = {}
+    for source in sources if len(sources) <= _MOST_LOOKED_AT else ():
+        with contextlib.suppress(OSError):
+            if not any(path.is_dir() for path in source.paths):
+                known[source.name] = float(sum(path.stat().st_size for path in source.paths))
+    mean = sum(known.values()) / len(known) if known else 1.0
+    return {source.name: known.get(source.name, mean) or 1.0 for source in sources}
 
 
 def _summary(result: BatchResult) -> dict[str, Any]:

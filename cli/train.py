@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import load_plugins
+from .progress import Lines, span, surface
 
 if TYPE_CHECKING:
     from cellkit.train.config import TrainConfig
@@ -91,8 +91,8 @@ def train_command(ctx: click.Context, config: Path, out: Path | None, **given: A
     from cellkit.train.dense import Diverged
 
     folder = out if out is not None else config.with_suffix("")
-    plain = follows or given["as_json"] or not sys.stderr.isatty()
-    show = _Lines() if plain else _Bar()
+    plain = follows or given["as_json"]
+    show = Shown(surface(plain, "reading the images", _SECONDS_BETWEEN_LINES))
     options = {"resume": given["resume"], "time_limit": limit, "device": given["device"], "show": show}
     try:
         with show:
@@ -205,78 +205,55 @@ def _named(what: tuple[str, Mapping[str, Any]]) -> str:
     return f"{name} ({given})" if given else name
 
 
-class _Lines:
-    """Plain lines on standard error where there is no terminal: one an epoch, and some in between."""
+class Shown:
+    """How far a training has come: a line an epoch, and some in between, or a bar with the lines above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on: Lines) -> None:
+        self.on = on
         self.epochs = self.steps = self.done = 0
         self.seconds = math.inf
-        self.last = self.began = time.perf_counter()
+        self.began = time.perf_counter()
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> Shown:
+        self.on.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    def __exit__(self, *error: object) -> None:
+        self.on.__exit__(*error)
 
     def start(self, epochs: int, steps: int, done: int, seconds: float = math.inf) -> None:
+        """So many epochs of so many steps are planned, `done` of them before, and `seconds` given."""
         self.epochs, self.steps, self.done, self.seconds = epochs, steps, done, seconds
         self.began = time.perf_counter()
         self.note(f"{epochs - done:,} epochs of {steps:,} steps to go" if done else f"{epochs:,} epochs of {steps:,} steps")  # fmt: skip # noqa: E501
 
     def step(self, epoch: int, step: int) -> None:
-        now = time.perf_counter()
-        if now - self.last >= _SECONDS_BETWEEN_LINES and step < self.steps:
-            self.last = now
-            self.note(f"epoch {epoch:,} of {self.epochs:,}: step {step:,} of {self.steps:,}{self.left(epoch, step)}")
+        """Take note of a step of an epoch, from 1."""
+        text = f"epoch {epoch:,} of {self.epochs:,}: step {step:,} of {self.steps:,}{self.left(epoch, step)}"
+        self.on.move(self.worded(text), (epoch - 1) * self.steps + step, self.epochs * self.steps)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        self.last = time.perf_counter()
+        """Take note of an epoch that is done, by its row of the log."""
         score = f", score {row['score']:.4f}" if "score" in row else ""
         left = self.left(int(row["epoch"]) + 1, 0)
         self.note(f"epoch {row['epoch']:,} of {self.epochs:,}: loss {row['loss']:.4f}{score}{left}")
 
     def left(self, epoch: int, step: int) -> str:
-        """Return the time that is left at the speed so far, as ``, 90 s left``."""
+        """Return the time that is left at the speed so far, validation included, as ``, 90 s left``."""
         done = (epoch - 1 - self.done) * self.steps + step
         total = (self.epochs - self.done) * self.steps
         if not 0 < done < total:
             return ""
         taken = time.perf_counter() - self.began
-        return f", {max(0.0, min(taken / done * (total - done), self.seconds - taken)):,.0f} s left"
+        return span(max(0.0, min(taken / done * (total - done), self.seconds - taken)))
 
     def note(self, text: str) -> None:
-        click.echo(text, err=True)
+        """Say something that stays."""
+        self.on.say(self.worded(text))
 
-
-class _Bar(_Lines):
-    """A live bar on standard error, and a line an epoch above it."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        super().__init__()
-        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task("steps", total=None, text="reading the images")
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def step(self, epoch: int, step: int) -> None:
-        text = f"epoch {epoch:,} of {self.epochs:,}{self.left(epoch, step)}"
-        done = (epoch - 1) * self.steps + step
-        self.progress.update(self.task, completed=done, total=self.epochs * self.steps, text=text)
-
-    def note(self, text: str) -> None:
-        from rich.markup import escape
-
-        self.progress.console.print(escape(text), highlight=False)
+    def worded(self, text: str) -> str:
+        """Return a text as it is said; a grid puts before it what it is about."""
+        return text
 
 
 def _summary(report: Report) -> dict[str, Any]:

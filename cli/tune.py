@@ -10,7 +10,7 @@ import click
 
 from .options import changed, load_plugins, recipe_options
 from .tune_given import TuneGiven, is_config, refuse_other, seconds_of, state_file
-from .tune_show import Lines, shown
+from .tune_show import Shown, shown
 
 if TYPE_CHECKING:
     from cellkit.tune.output import Given
@@ -104,7 +104,7 @@ def tune_command(ctx: click.Context, **given: Any) -> None:
         _print(found, scorer, options)
 
 
-def _tuned(options: TuneGiven, show: Lines) -> tuple[Tuning, Scorer, Options, Given]:
+def _tuned(options: TuneGiven, show: Shown) -> tuple[Tuning, Scorer, Options, Given]:
     from cellkit.core import Recipe
     from cellkit.metrics import PROTOCOLS, Settings
     from cellkit.models.device import parse_memory

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING
 
-import click
+from .progress import Lines, surface
 
 if TYPE_CHECKING:
     from cellkit.tune.search import Trial
 
-__all__ = ["Bar", "Lines", "shown"]
-
-_SECONDS_BETWEEN_LINES = 2.0
+__all__ = ["Shown", "shown"]
 
 
-def shown(plain: bool) -> Lines:
+def shown(plain: bool) -> Shown:
     """Return what shows a tuning: plain lines where that is wanted or there is no terminal, else a bar."""
-    return Lines() if plain or not sys.stderr.isatty() else Bar()
+    return Shown(surface(plain, "looking for images"))
 
 
 class Tally:
@@ -28,7 +24,6 @@ class Tally:
         self.total = self.trials = self.images = self.read = 0
         self.detail = ""
         self.best: dict[str, tuple[float, float]] = {}
-        self.started = time.perf_counter()
 
     def count(self, search: str, trial: Trial) -> None:
         """Take note of a trial of the search called `search`."""
@@ -50,18 +45,19 @@ class Tally:
         return ", ".join(parts)
 
 
-class Lines:
-    """Plain lines on standard error, some seconds apart, where there is no terminal."""
+class Shown:
+    """Images read, and trials done, on lines or a bar."""
 
-    def __init__(self) -> None:
+    def __init__(self, on: Lines) -> None:
+        self.on = on
         self.tally = Tally()
-        self.last = time.perf_counter()
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Shown:
+        self.on.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    def __exit__(self, *error: object) -> None:
+        self.on.__exit__(*error)
 
     def read(self, total: int) -> None:
         """So many images are to be read."""
@@ -88,41 +84,9 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Say something that stays."""
-        click.echo(text, err=True)
-
-    def _show(self, last: bool) -> None:
-        now = time.perf_counter()
-        if last or now - self.last >= _SECONDS_BETWEEN_LINES:
-            self.last = now
-            click.echo(self.tally.text(), err=True)
-
-
-class Bar(Lines):
-    """A live bar on standard error."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        super().__init__()
-        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task("trials", total=None, text="looking for images")
-
-    def __enter__(self) -> Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self.on.say(text)
 
     def _show(self, last: bool) -> None:
         tally = self.tally
         done, total = (tally.trials, tally.total) if tally.total else (tally.read, tally.images)
-        self.progress.update(self.task, completed=done, total=total, text=tally.text())
-
-    def say(self, text: str) -> None:
-        """Say something that stays, above the bar."""
-        from rich.markup import escape
-
-        self.progress.console.print(escape(text), highlight=False)
+        self.on.move(tally.text(), done, total, last=last)

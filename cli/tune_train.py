@@ -10,7 +10,7 @@ import click
 
 from .options import load_plugins
 from .tune_given import TuneGiven, seconds_of, state_file
-from .tune_show import Lines, shown
+from .tune_show import Shown, shown
 
 if TYPE_CHECKING:
     from cellkit.train.parts import Parts
@@ -43,7 +43,7 @@ def tune_training(ctx: click.Context, options: TuneGiven) -> None:
         _print(found, asked, options)
 
 
-def _tuned(options: TuneGiven, show: Lines) -> tuple[ConfigTuning, Asked]:
+def _tuned(options: TuneGiven, show: Shown) -> tuple[ConfigTuning, Asked]:
     from cellkit.core import UsageError
     from cellkit.train.config import read_config
     from cellkit.train.parts import open_parts

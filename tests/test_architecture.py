@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "stages": {"core", "formats", "models"},
     "engine": {"core", "grid", "formats", "io", "report", "models"},
     "report": {"core", "formats", "metrics"},
+    "diff": {"core", "grid", "metrics", "io", "formats", "report"},
     "tune": {"core", "metrics", "io", "engine", "formats", "models", "train"},
     "recipes": set(),
     "train": {"core", "grid", "models", "metrics", "io", "engine", "formats", "report"},

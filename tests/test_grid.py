@@ -147,14 +147,14 @@ def test_folds_and_cells_of_others_and_resume(grid, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from cellkit_cli.grid import GridLines
+from cellkit_cli.grid import GridShown
 from cellkit_cli.main import main
 
 def step(self, epoch, step):
     if self.where.startswith("cell 2") and epoch == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-GridLines.step = step
+GridShown.step = step
 main()
 """
 

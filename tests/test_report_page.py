@@ -64,7 +64,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -231,10 +231,23 @@ def test_layers_are_left_as_they_are(traces):
     assert explain_page(traces, title="x") == explain_page(traces, title="x")
 
 
-def test_the_page_works_in_a_browser(traces, tmp_path):
+def in_browser(text: str, tmp_path) -> str:
+    """Open a page from a file, and return what has become of it."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
     if browser is None:
         pytest.skip("needs chromium or chrome on the PATH")
+    path = tmp_path / "page.html"
+    path.write_text(text, encoding="utf-8")
+    wanted = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+        "disable-component-update disable-sync virtual-time-budget=3000 dump-dom"
+    )
+    flags = [f"--{flag}" for flag in wanted.split()]
+    command = [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+
+
+def test_the_page_works_in_a_browser(traces, tmp_path):
     probe = """<script>
     addEventListener('error', event => document.body.append('FAULT ' + event.message));
     addEventListener('load', () => {
@@ -260,15 +273,7 @@ def test_the_page_works_in_a_browser(traces, tmp_path):
       document.body.append(said.join('; ') + ' END');
     });
     </script></body>"""
-    path = tmp_path / "page.html"
-    path.write_text(explain_page(traces, title="x").replace("</body>", probe), encoding="utf-8")
-    wanted = (
-        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-        "disable-component-update disable-sync virtual-time-budget=3000 dump-dom"
-    )
-    flags = [f"--{flag}" for flag in wanted.split()]
-    command = [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    dom = in_browser(explain_page(traces, title="x").replace("</body>", probe), tmp_path)
     assert 'data-ready="yes"' in dom
     assert "FAULT" not in dom.rsplit("</script>", 1)[1]
     said = dom.rsplit("</script>", 1)[1].split(" END")[0]

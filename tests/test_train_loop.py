@@ -282,7 +282,7 @@ def test_workers_and_interruption_change_nothing(cells, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(command._Lines, "step", stopped)
+        patch.setattr(command.Shown, "step", stopped)
         handler = signal.getsignal(signal.SIGINT)
         done = CliRunner().invoke(cli, ["train", str(path), "-o", str(tmp_path / "stopped"), "--device", "cpu"])
         assert done.exit_code == 130

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 from cellkit.core.errors import KindError
 from cellkit.core.kinds import KINDS, Kind, validate
 
-__all__ = ["Layer", "Sample", "scale"]
+__all__ = ["Layer", "Sample", "scale", "shown_by"]
+
+_page: Callable[[Sample], str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,9 @@ class Sample(Mapping[str, Any]):
         parts = [f"{name}: {layer.kind}{_extent(layer.value)}" for name, layer in self.layers.items()]
         return f"Sample({self.name!r}, {', '.join(parts)})"
 
+    def _repr_html_(self) -> str | None:
+        return None if _page is None else _page(self)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -106,6 +111,12 @@ class Sample(Mapping[str, Any]):
         """Return a sample that holds none of the layers `names`."""
         gone = set(names)
         return replace(self, layers=MappingProxyType({k: v for k, v in self.layers.items() if k not in gone}))
+
+
+def shown_by(page: Callable[[Sample], str]) -> None:
+    """Let a notebook show samples as `page` does: it is given a sample and returns HTML."""
+    global _page
+    _page = page
 
 
 def scale(array: np.ndarray, bits: int | None = None) -> tuple[np.ndarray, int]:

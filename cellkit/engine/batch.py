@@ -88,6 +88,11 @@ class BatchResult:
         """Number of images asked for."""
         return self.done + self.kept + len(self.failed)
 
+    def _repr_html_(self) -> str:
+        from cellkit.engine.notebook import batch_html
+
+        return batch_html(self)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -106,7 +111,7 @@ def run_batch(
     out: str | Path,
     *,
     settings: Settings | None = None,
-    on_start: Callable[[int], None] | None = None,
+    on_start: Callable[[Sequence[Source]], None] | None = None,
     on_image: Callable[[Outcome], None] | None = None,
     on_block: Callable[[str, Progress], None] | None = None,
 ) -> BatchResult:
@@ -145,7 +150,7 @@ def run_batch(
         ) as path:  # for a look before the end
             path.write_text(dump(bound.resolved()), encoding="utf-8")
         if on_start is not None:
-            on_start(len(sources))
+            on_start(sources)
         tally = _Tally()
         for outcome in _all_outcomes(job, sources, manifest, workers, settings, on_block):
             if not outcome.kept:

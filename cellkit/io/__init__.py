@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellkit.io.info import Info
+    from cellkit.io.labelfile import LabelFile, RasterFile
     from cellkit.io.omezarr import LabelStore
     from cellkit.io.reader import probe, read, read_labels
     from cellkit.io.samples import fluorescence_field, write_samples
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Info": "info",
+    "LabelFile": "labelfile",
     "LabelStore": "omezarr",
+    "RasterFile": "labelfile",
     "Slide": "slides",
     "SlideSpec": "slides",
     "Source": "sources",
@@ -41,7 +44,9 @@ _HOME = {
 
 __all__ = [
     "Info",
+    "LabelFile",
     "LabelStore",
+    "RasterFile",
     "Slide",
     "SlideSpec",
     "Source",

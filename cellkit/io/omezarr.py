@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import numpy as np
 
 from cellkit.core.errors import ReadError, UsageError, WriteError
 from cellkit.grid.cover import Window
+from cellkit.io.chunks import Chunks
 from cellkit.io.info import decoding
 from cellkit.io.temporary import atomic, exchange, write_failure
 
@@ -145,13 +145,13 @@ class LabelStore:
         if not self._partial.is_dir():
             raise UsageError(f"{self.path}: is finished, or was not made with `LabelStore.create`")
         with _writing(self.path):
-            self._array[window.slices] = labels.astype(self.dtype, copy=False)
+            self._chunks(0).write(window, labels)
 
     def read(self, window: Window) -> np.ndarray:
         """Return the labels of a window, (y, x) in the store's dtype; what was not written is 0."""
         self._inside(window)
         with decoding(f"{self.path}: the store"):
-            return np.asarray(self._array[window.slices])
+            return self._chunks(0).read(window)
 
     def read_level(self, level: int, rows: slice, columns: slice) -> np.ndarray:
         """Return a part of a level of the finished pyramid, (y, x) in the store's dtype, cut off at its edge."""
@@ -177,7 +177,6 @@ class LabelStore:
             self._describe()
             exchange(self._partial, self.path)
             (self.path / _MARK).unlink(missing_ok=True)  # now, so that a kill before leaves what can be gone on with
-        self.__dict__.pop("_array", None)
         return self.path
 
     @property
@@ -194,9 +193,12 @@ class LabelStore:
             "version": self.version,
         }
 
-    @cached_property
-    def _array(self) -> Any:
-        return _opened(self._partial / "0" if self._partial.is_dir() else self.path / "0", "r+")
+    def _chunks(self, level: int) -> Chunks:
+        folder = (self._partial if self._partial.is_dir() else self.path) / str(level)
+        if not folder.is_dir():
+            raise ReadError(f"{folder}: the labels are not there")
+        place = folder if self.version == "0.4" else folder / "c"
+        return Chunks(place, self.levels[level], self.dtype, self.chunk, (*_BLOSC.items(), ("shuffle", 0)))
 
     def _goes_on(self) -> bool:
         try:
@@ -250,14 +252,14 @@ class LabelStore:
 
     def _halve(self, level: int, shape: tuple[int, int]) -> None:
         """Fill a level from the one above it, chunk by chunk."""
-        above, below = (_opened(self._partial / str(number), "r+") for number in (level - 1, level))
+        above, below = self._chunks(level - 1), self._chunks(level)
+        whole = Window(0, 0, *above.shape)
         tall, wide = self.chunk
         for top in range(0, shape[0], tall):
             for left in range(0, shape[1], wide):
-                large = above[2 * top : 2 * (top + tall), 2 * left : 2 * (left + wide)]
-                small = np.ascontiguousarray(large[::2, ::2])
-                if small.any():
-                    below[top : top + small.shape[0], left : left + small.shape[1]] = small
+                large = above.read(Window(2 * top, 2 * left, 2 * (top + tall), 2 * (left + wide)).clipped(whole))
+                small = large[::2, ::2]
+                below.write(Window(top, left, top + small.shape[0], left + small.shape[1]), small)
 
     def _describe(self) -> None:
         """Write the metadata of the group: https://ngff.openmicroscopy.org/0.4/#image-layout and #label-md."""
@@ -302,16 +304,6 @@ def _need_three(path: Path) -> None:
             f"{path}: OME-Zarr 0.5 is Zarr version 3, which this installation cannot write (it needs Python 3.11 or "
             "newer and `pip install 'zarr>=3'`; or write 0.4)"
         )
-
-
-def _opened(folder: Path, mode: Literal["r", "r+"]) -> Any:
-    import zarr
-
-    if not folder.is_dir():
-        raise ReadError(f"{folder}: the labels are not there")
-    if int(zarr.__version__.partition(".")[0]) < 3:
-        return zarr.open_array(str(folder), mode=mode, write_empty_chunks=False)
-    return zarr.open_array(str(folder), mode=mode)  # which leaves empty chunks out by itself
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from cellkit.core.errors import ReadError
 from cellkit.core.recipe import ReadOptions
 from cellkit.core.sample import Sample
 from cellkit.io.info import Info, Pixels
+from cellkit.io.labelfile import as_labels, lossy
 from cellkit.io.opening import naming, open_picture
 from cellkit.io.reading import accept, checked_bits, count, cropped, depth_notes, merged
 from cellkit.io.sources import Source, safe_stem
@@ -63,21 +64,9 @@ def read_labels(path: str | Path) -> np.ndarray:
     """
     array = _load(path, _DEFAULT, labels=True).array
     with naming(path):
-        if array.ndim == 3:
-            if not all(np.array_equal(array[..., 0], array[..., i]) for i in range(1, array.shape[2])):
-                raise ReadError(
-                    "the colours of this picture are no label numbers (save labels as 16-bit grey PNG or TIFF)"
-                )
-            array = array[..., 0]
-        if array.dtype.kind == "f":
-            whole = np.isfinite(array) & (array == np.floor(array))
-            if not whole.all():
-                bad = float(array[~whole][0])
-                raise ReadError(f"labels are whole numbers, but the file holds {bad:g} (save labels as integers)")
-        if array.size and array.dtype.kind != "b":
-            low, high = array.min(), array.max()
-            if low < 0 or high > 2**31 - 1:
-                raise ReadError(f"labels lie in 0 to 2147483647, but the file holds {low if low < 0 else high}")
+        array = as_labels(array)
+        if array.size and array.max() > 2**31 - 1:
+            raise ReadError(f"labels lie in 0 to 2147483647, but the file holds {array.max()}")
         return np.ascontiguousarray(array, np.int32)
 
 
@@ -109,7 +98,7 @@ def _load(path: str | Path, options: ReadOptions, *, labels: bool = False) -> Pi
         info = cropped(picture.info, options, options.crop is None or picture.divisible)
         accept(info, options)
         if labels and picture.lossy:
-            raise _lossy(info.format.upper())
+            raise lossy(info.format)
         pixels = picture.decode(options.projection, options.crop, indexed=labels)
         if pixels.array.shape[:2] != info.shape[:2] or not (labels or count(pixels) == info.shape[2]):
             raise ReadError(f"the file is damaged: its header says {info.shape}, its pixels are {pixels.array.shape}")
@@ -133,7 +122,3 @@ def _group(source: Source, options: ReadOptions) -> Pixels:
             f"there are {len(source.paths)} files ({', '.join(path.name for path in source.paths)})"
         )
     return pixels
-
-
-def _lossy(name: str) -> ReadError:
-    return ReadError(f"a {name} compressed with loss does not keep label numbers (save labels as PNG or TIFF)")

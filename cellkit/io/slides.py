@@ -197,6 +197,13 @@ class Slide:
         values = zoom_window(part, self._base, self._full, window)
         return self._sample(values, missing, notes)
 
+    def blank(self, shape: tuple[int, int]) -> Sample:
+        """Return a sample as `read` gives it, of (y, x) `shape`, of zeros that take no memory."""
+        sample = self._sample(np.zeros((1, 1, self.info.shape[2]), np.float32), 0, [])
+        values = np.broadcast_to(np.float32(0), (*shape, self.info.shape[2]))
+        layers = {name: replace(layer, value=values) for name, layer in sample.layers.items()}
+        return replace(sample, layers=MappingProxyType(layers))
+
     def _sample(self, values: np.ndarray, missing: int, notes: list[str]) -> Sample:
         source, info = self.spec.source, self.info
         sample = Sample.of(values, name=source.name, pixel_size=info.pixel_size, channels=info.channels)

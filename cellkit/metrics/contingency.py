@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cellkit.core.errors import KindError
 
-__all__ = ["Contingency", "contingency", "renumbered"]
+__all__ = ["Contingency", "added", "contingency", "renumbered"]
 
 # Pixels looked at together: small enough to stay in the processor's cache.
 _BLOCK = 1 << 20
@@ -47,11 +47,7 @@ class Contingency:
         return table
 
     def __add__(self, other: Contingency) -> Contingency:
-        return _table(
-            np.concatenate([self.truth_ids[self.truth], other.truth_ids[other.truth]]),
-            np.concatenate([self.pred_ids[self.pred], other.pred_ids[other.pred]]),
-            np.concatenate([self.pixels, other.pixels]),
-        )
+        return _sum([self, other])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Contingency):
@@ -76,6 +72,21 @@ def contingency(truth: np.ndarray, pred: np.ndarray) -> Contingency:
         if ids.min() < 0:
             raise KindError(f"{side}: ids must not be negative (0 is background), found {ids.min()}")
     return _table(truth, pred, pixels)
+
+
+def added(tables: Iterable[Contingency]) -> Contingency:
+    """Return the table of a whole image from those of its parts, which may be many: none is held longer than needed."""
+    nothing = np.zeros(0, np.int64)
+    total = _table(nothing, nothing, nothing)
+    waiting: list[Contingency] = []
+    pairs = 0
+    for table in tables:
+        waiting.append(table)
+        pairs += len(table.pixels)
+        # Adding a part costs as much as the total is long: they wait until together they are as long.
+        if pairs > max(len(total.pixels), _BLOCK):
+            total, waiting, pairs = _sum([total, *waiting]), [], 0
+    return _sum([total, *waiting])
 
 
 def renumbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +146,14 @@ def _table(truth: np.ndarray, pred: np.ndarray, pixels: np.ndarray) -> Contingen
     table.sum_duplicates()
     rows = np.repeat(np.arange(len(truth_ids)), np.diff(table.indptr))
     return Contingency(truth_ids, pred_ids, rows, table.indices.astype(np.intp), table.data.astype(np.int64))
+
+
+def _sum(tables: Sequence[Contingency]) -> Contingency:
+    return _table(
+        np.concatenate([one.truth_ids[one.truth] for one in tables]),
+        np.concatenate([one.pred_ids[one.pred] for one in tables]),
+        np.concatenate([one.pixels for one in tables]),
+    )
 
 
 def _tally(places: np.ndarray, pixels: np.ndarray, length: int) -> np.ndarray:

@@ -15,9 +15,10 @@ from cellkit.core import registry
 from cellkit.core.kinds import Kind
 from cellkit.core.stage import StageSpec
 from cellkit.report.style import CSS, PAGE, SCRIPT
+from cellkit.report.sweep import SWEEP_CSS, SWEEP_SCRIPT, Sweep, panels, payload
 from cellkit.report.views import Base, View, data_uri, facts, spread, views
 
-__all__ = ["Trace", "explain_page"]
+__all__ = ["Frame", "Trace", "explain_page", "frames"]
 
 _CODE = re.compile(r"`([^`]+)`")
 _ROWS, _COLUMNS, _LETTERS = 8, 40, 64
@@ -30,7 +31,8 @@ class Trace:
     `title` as the page shows it ("3 otsu"); `stage` its name in the registry, empty for the image as read; `summary`
     one sentence; `params` every parameter by name; `inputs` argument to layer name; `output` the layer written, with
     its `kind`, `value` and the `names` of its channels or classes. A bracket has kind and value None, and the steps in
-    it follow with a larger `depth`. `note` is one more thing to know.
+    it follow with a larger `depth`. `note` is one more thing to know, `where` its place in
+    the recipe.
     """
 
     title: str
@@ -45,15 +47,24 @@ class Trace:
     depth: int = 0
     note: str = ""
     names: tuple[str, ...] = field(default=())
+    where: str = ""
 
 
-def explain_page(traces: Sequence[Trace], *, title: str) -> str:
+@dataclass(frozen=True)
+class Frame:
+    """What a card shows at another value of a parameter: pictures as ``data:`` addresses by view, and its facts."""
+
+    pictures: Mapping[str, str]
+    facts: str
+
+
+def explain_page(traces: Sequence[Trace], *, title: str, sweeps: Sequence[Sweep] = ()) -> str:
     """Return an HTML page, complete in itself, of `traces` in the order of the steps, the image as read first.
 
     Pictures of layers over 1024 px are made smaller. Objects are drawn on the first image; inside a bracket, where the
-    frame is another, on the newest image of the same size.
+    frame is another, on the newest image of the same size. `sweeps`: parameters that get a slider.
     """
-    cards, film = [], []
+    cards, film, pictured = [], [], []
     base: Base | None = None
     for number, (trace, layer_base, before) in enumerate(_framed(traces)):
         shown = _views(trace, layer_base)
@@ -62,6 +73,7 @@ def explain_page(traces: Sequence[Trace], *, title: str) -> str:
             first = number
         cards.append(_card(number, trace, shown, before, traces))
         film.append(_frame(number, trace, shown))
+        pictured += [number] if shown else []
     total = sum(trace.seconds for trace in traces if trace.depth == 0)
     size = "" if base is None else f"{base.shape[1]:,} × {base.shape[0]:,} px · "
     steps = sum(1 for trace in traces if trace.stage)
@@ -69,7 +81,24 @@ def explain_page(traces: Sequence[Trace], *, title: str) -> str:
     at = "" if base is None else f' data-base="step{first}"'
     slots = {"title": escape(title), "facts": facts_line, "film": "".join(film), "cards": "".join(cards)}
     words = {"item": "step", "items": "Steps", "compare": "Before", "help": _HELP}
-    return PAGE.format(css=CSS, script=SCRIPT, body=at, **slots, **words)
+    css, script = CSS, SCRIPT
+    if sweeps:
+        slots["cards"] = panels(sweeps, [trace.title for trace in traces], pictured) + slots["cards"]
+        slots["cards"] += payload(sweeps)
+        css, script = CSS + SWEEP_CSS, SCRIPT + SWEEP_SCRIPT
+    return PAGE.format(css=css, script=script, body=at, **slots, **words)
+
+
+def frames(traces: Sequence[Trace], first: int) -> dict[int, Frame]:
+    """Return what the cards of all steps from the number `first` on would show, by number; brackets show nothing."""
+    found = {}
+    for number, (trace, base, _) in enumerate(_framed(traces)):
+        if number >= first and trace.kind is not None:
+            # Smooth pictures are many bytes as PNG; contours and masks few.
+            lossy = trace.kind.name in ("image", "prob", "field")
+            pictures = {view.label: data_uri(view.picture, lossy=lossy) for view in _views(trace, base)}
+            found[number] = Frame(pictures, _fact_rows(trace))
+    return found
 
 
 _HELP = """<p class="help">Click a picture to see it large. Hold <b>Before</b> to see what the step started from.
@@ -212,10 +241,13 @@ def _params(trace: Trace, spec: StageSpec | None) -> str:
 def _facts(trace: Trace) -> str:
     if trace.kind is None:
         return ""
-    rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts(trace.kind, trace.value)
-    )
+    rows = _fact_rows(trace)
     return f"<dl>{rows}</dl>" if rows else ""
+
+
+def _fact_rows(trace: Trace) -> str:
+    found = [] if trace.kind is None else facts(trace.kind, trace.value)
+    return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in found)
 
 
 def _spread(trace: Trace) -> str:

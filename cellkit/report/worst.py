@@ -25,11 +25,16 @@ __all__ = [
     "PIXELS",
     "By",
     "Case",
+    "base_picture",
     "case_section",
     "case_thumb",
+    "coded_fill",
     "legend_of",
     "outcomes",
+    "picture_figure",
     "pixel_outcomes",
+    "small",
+    "thick",
     "worst_page",
 ]
 
@@ -157,8 +162,8 @@ def case_section(number: int, case: Case, by: By) -> str:
     """Return the pictures and figures of a case as a section of a page; `number` is unique on it."""
     codes, counts = outcomes(case.truth, case.pred) if by == "objects" else pixel_outcomes(case.truth, case.pred, by)
     colors = np.array([color for color, _ in (OUTCOMES if by == "objects" else PIXELS).values()], np.uint8)
-    base = _base(case)
-    truth, pred, shown = (_small(layer) for layer in (case.truth, case.pred, codes))
+    base = base_picture(case.image, case.truth.shape)
+    truth, pred, shown = (small(layer) for layer in (case.truth, case.pred, codes))
     kind = np.uint8 if by == "classes" else np.int32
     pictures = {
         "truth": _outlined(base, truth, kind),
@@ -173,7 +178,7 @@ def case_section(number: int, case: Case, by: By) -> str:
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts)
     note = f'<p class="note">{escape(case.note)}</p>' if case.note else ""
     figures = "".join(
-        _figure(f"case{number}-{i}", f"{case.name}: {name}", name, picture, f"case{number}-0" if i else "")
+        picture_figure(f"case{number}-{i}", (f"{case.name}: {name}", name), picture, f"case{number}-0" if i else "")
         for i, (name, picture) in enumerate(pictures.items())
     )
     return (
@@ -182,29 +187,42 @@ def case_section(number: int, case: Case, by: By) -> str:
     )
 
 
-def _figure(identity: str, title: str, label: str, picture: np.ndarray, before: str) -> str:
+def picture_figure(
+    identity: str,
+    names: tuple[str, str],
+    picture: np.ndarray,
+    before: str = "",
+    *,
+    word: str = "Truth",
+    lossy: bool = False,
+) -> str:
+    """Return a picture that opens at full size, as a figure in HTML.
+
+    `names`: its title, and what stands below it. `before`: the figure that is shown instead while a button called
+    `word` is held; none without it.
+    """
+    title, label = names
     height, width = picture.shape[:2]
     coarse = ' class="coarse"' if max(height, width) <= 400 else ""
-    hold = f'<button type="button" class="before" data-before="{before}">Truth</button>' if before else ""
+    hold = f'<button type="button" class="before" data-before="{before}">{escape(word)}</button>' if before else ""
     return (
         f'<div class="step" id="{identity}" aria-label="{escape(title)}"><figure>'
         f'<button type="button" class="open" aria-label="{escape(f"Open {title} at full size")}">'
-        f'<img src="{data_uri(picture)}" width="{width}" height="{height}"{coarse} alt="{escape(title)}"></button>'
-        f"<figcaption>{escape(label)}{hold}</figcaption></figure></div>"
+        f'<img src="{data_uri(picture, lossy=lossy)}" width="{width}" height="{height}"{coarse} alt="{escape(title)}">'
+        f"</button><figcaption>{escape(label)}{hold}</figcaption></figure></div>"
     )
 
 
-def _base(case: Case) -> np.ndarray:
-    """Return the picture that objects are drawn on, uint8 (y, x, 3): the image, or black where there is none."""
-    if case.image is None or case.image.shape[:2] != case.truth.shape:
-        return np.zeros((*_small(case.truth).shape, 3), np.uint8)
-    image = case.image
+def base_picture(image: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the picture that objects (y, x) of `shape` are drawn on, uint8 (y, x, 3); black where there is none."""
+    if image is None or image.shape[:2] != tuple(shape):
+        return np.zeros((*small(np.zeros(shape, np.uint8)).shape, 3), np.uint8)
     if image.dtype not in (np.uint8, np.float32):
         image = image.astype(np.float32)
     return display(fitted(image))
 
 
-def _small(labels: np.ndarray) -> np.ndarray:
+def small(labels: np.ndarray) -> np.ndarray:
     """Return labels (y, x) of the size that `fitted` gives their image."""
     step = max(1, -(-max(labels.shape) // LARGEST))
     times = min(4, max(1, LARGEST // max(1, *labels.shape)))
@@ -217,11 +235,11 @@ def _small(labels: np.ndarray) -> np.ndarray:
 def _outlined(base: np.ndarray, labels: np.ndarray, kind: type) -> np.ndarray:
     lines = np.zeros_like(base)
     draw(lines, labels.astype(kind), palette_for(base))
-    lines = _thick(lines)
+    lines = thick(lines)
     return np.where(lines.any(axis=2, keepdims=True), lines, base)
 
 
-def _thick(lines: np.ndarray) -> np.ndarray:
+def thick(lines: np.ndarray) -> np.ndarray:
     """Return lines on black, uint8, wider where the picture is shown smaller than it is."""
     import cv2
 
@@ -230,12 +248,21 @@ def _thick(lines: np.ndarray) -> np.ndarray:
 
 def _filled(base: np.ndarray, codes: np.ndarray, truth: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Return the picture in grey with every outcome in its colour and true outlines in white."""
+    picture = coded_fill(base, codes, colors, np.full(len(colors), _FILL))
+    picture[thick(edges(truth).view(np.uint8)) > 0] = 255
+    return picture
+
+
+def coded_fill(base: np.ndarray, codes: np.ndarray, colors: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """Return a picture in grey with the i-th colour, from 1, laid on pixels of code i as strongly as `strength` says.
+
+    `base` uint8 (y, x, 3), `codes` uint8 (y, x), 0 nothing; `colors` uint8 (n, 3), `strength` float (n,) in [0, 1].
+    """
     grey = (base.mean(axis=2, keepdims=True) * 0.7).astype(np.uint8)
     picture = np.repeat(grey, 3, axis=2)
-    for code, color in enumerate(colors, 1):
+    for code, (color, share) in enumerate(zip(colors, strength, strict=True), 1):
         at = codes == code
-        picture[at] = ((1 - _FILL) * picture[at] + _FILL * color.astype(np.float64)).astype(np.uint8)
-    picture[_thick(edges(truth).view(np.uint8)) > 0] = 255
+        picture[at] = ((1 - share) * picture[at] + share * color.astype(np.float64)).astype(np.uint8)
     return picture
 
 

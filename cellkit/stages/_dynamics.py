@@ -8,7 +8,7 @@ import numba as nb
 import numpy as np
 
 from cellkit.core.compile import kernel
-from cellkit.stages._runs import by_piece, pieces
+from cellkit.formats.pieces import by_piece, pieces
 
 FIELD = nb.types.Array(nb.float32, 2, "C", readonly=True)
 KEPT = -1

@@ -1,4 +1,4 @@
-"""Write runs of pixels back into an image, and look ids up: compiled kernels."""
+"""Look the ids of labels up: compiled kernels."""
 
 from __future__ import annotations
 
@@ -7,29 +7,8 @@ import numpy as np
 
 from cellkit.core.compile import kernel
 
-_RUNS = nb.types.Array(nb.int32, 2, "C", readonly=True)
 _CHOICE = nb.types.Array(nb.boolean, 1, "C", readonly=True)
 _LABELS = nb.types.Array(nb.int32, 2, "C", readonly=True)
-
-
-@kernel(nb.void(nb.boolean[:, ::1], _RUNS, _CHOICE, nb.boolean))
-def paint(mask, runs, chosen, value):
-    """Set the pixels of every chosen run (row, start, stop) to `value`."""
-    for i in range(len(runs)):
-        if chosen[i]:
-            mask[runs[i, 0], runs[i, 1] : runs[i, 2]] = value
-
-
-@kernel(nb.boolean[::1](nb.types.Array(nb.boolean, 2, "C", readonly=True), _RUNS))
-def touched(mask, runs):
-    """Return which runs hold a pixel of the mask."""
-    result = np.zeros(len(runs), np.bool_)
-    for i in range(len(runs)):
-        for x in range(runs[i, 1], runs[i, 2]):
-            if mask[runs[i, 0], x]:
-                result[i] = True
-                break
-    return result
 
 
 @kernel(nb.int64[::1](_LABELS, nb.int64))

@@ -22,7 +22,7 @@ def components(mask: Mask, /, *, connectivity: Literal[4, 8] = 8) -> Labels:
     `mask`: (y, x). Returns int32 (y, x): 1 to n in raster order of each piece's first pixel. `connectivity`: pixels
     hang together across sides (4) or across sides and corners (8).
     """
-    from cellkit.stages._runs import components as number
+    from cellkit.formats.pieces import components as number
 
     return number(np.ascontiguousarray(mask, bool), connectivity)
 

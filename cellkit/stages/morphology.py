@@ -23,9 +23,9 @@ def fill_holes(mask: Mask, /, *, area: Annotated[int, _AREA] = 0) -> Mask:
 
     Source: scipy/ndimage/_morphology.py, `binary_fill_holes` with its default structure.
     """
-    from cellkit.stages import _paint, _runs
+    from cellkit.formats.pieces import paint, pieces
 
-    runs, piece, count = _runs.pieces(~mask, 4)
+    runs, piece, count = pieces(~mask, 4)
     height, width = mask.shape
     edge = (runs[:, 0] == 0) | (runs[:, 0] == height - 1) | (runs[:, 1] == 0) | (runs[:, 2] == width)
     hole = np.ones(count, bool)
@@ -33,7 +33,7 @@ def fill_holes(mask: Mask, /, *, area: Annotated[int, _AREA] = 0) -> Mask:
     if area:
         hole &= _areas(runs, piece, count) <= area
     result = mask.copy()
-    _paint.paint(result, runs, hole[piece], True)
+    paint(result, runs, hole[piece], True)
     return result
 
 
@@ -64,16 +64,17 @@ def clear_border(mask: Mask | Labels, /) -> Mask | Labels:
     In a mask an object is a piece of foreground joined along sides or corners (8 neighbours); in labels it is an id,
     and the ids that stay keep their numbers.
     """
-    from cellkit.stages import _paint, _runs
+    from cellkit.formats.pieces import paint, pieces
+    from cellkit.stages import _paint
 
     height, width = mask.shape
     if mask.dtype == bool:
-        runs, piece, count = _runs.pieces(mask, 8)
+        runs, piece, count = pieces(mask, 8)
         edge = (runs[:, 0] == 0) | (runs[:, 0] == height - 1) | (runs[:, 1] == 0) | (runs[:, 2] == width)
         inside = np.ones(count, bool)
         inside[piece[edge]] = False
         result = np.zeros(mask.shape, bool)
-        _paint.paint(result, runs, inside[piece], True)
+        paint(result, runs, inside[piece], True)
         return result
     ids, dense = _dense(mask)
     inside = np.ones(len(ids), bool)
@@ -140,14 +141,15 @@ def _eroded(mask: np.ndarray, radius: float) -> np.ndarray:
 
 def _chosen(mask: np.ndarray, wanted: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Keep the objects whose areas are `wanted`."""
-    from cellkit.stages import _paint, _runs
+    from cellkit.formats.pieces import paint, pieces
+    from cellkit.stages import _paint
 
     if mask.dtype != bool:
         ids, dense = _dense(mask)
         return _with_ids(ids, _paint.keep(dense, wanted(_paint.areas(dense, len(ids) - 1))))
-    runs, piece, count = _runs.pieces(mask, 8)
+    runs, piece, count = pieces(mask, 8)
     result = np.zeros(mask.shape, bool)
-    _paint.paint(result, runs, wanted(_areas(runs, piece, count))[piece], True)
+    paint(result, runs, wanted(_areas(runs, piece, count))[piece], True)
     return result
 
 

@@ -152,14 +152,14 @@ def hysteresis(
     Raises `KindError` for more than one channel, `StageError` where `low` is greater than `high`.
     Source: Canny (1986), IEEE Trans. Pattern Anal. Mach. Intell. 8, 679-698, section VII.
     """
-    from cellkit.stages import _paint, _runs
+    from cellkit.formats.pieces import paint, pieces, touched
 
     part = plane(image, "hysteresis")
     if low > high:
         raise StageError(f"hysteresis: `low` must not be greater than `high`, got {low:g} and {high:g}")
     result = np.greater(part, np.float32(low))
-    runs, piece, count = _runs.pieces(result, connectivity)
+    runs, piece, count = pieces(result, connectivity)
     weak = np.ones(count, bool)
-    weak[piece[_paint.touched(np.greater(part, np.float32(high)), runs)]] = False
-    _paint.paint(result, runs, weak[piece], False)
+    weak[piece[touched(np.greater(part, np.float32(high)), runs)]] = False
+    paint(result, runs, weak[piece], False)
     return result

@@ -10,51 +10,46 @@ from cellkit.grid.cover import Window
 
 __all__ = ["first_pixels", "spread"]
 
-_MASK = nb.types.Array(nb.boolean, 2, "C", readonly=True)
+_MASK = nb.types.Array(nb.boolean, 2, "A", readonly=True)
 _LABELS = nb.types.Array(nb.int32, 2, "C", readonly=True)
 
 
-def spread(support: np.ndarray, bad: np.ndarray, rect: Window, ends: tuple[bool, bool, bool, bool]) -> bool:
+def spread(
+    support: np.ndarray, bad: np.ndarray, rect: Window, ends: tuple[bool, bool, bool, bool], some: bool = True
+) -> bool:
     """Mark in `bad` every piece of `support` (8 neighbours) inside `rect` that holds a bad pixel or touches an end.
 
-    `ends`: which sides of `rect` (top, left, bottom, right) are no edge of the image.
-    Tells whether anything was marked.
+    `ends`: which sides of `rect` (top, left, bottom, right) are no edge of the image; `some`: whether any pixel may be
+    bad already. Tells whether any piece is bad.
     """
-    limits = np.array(rect.clipped(Window(0, 0, *support.shape)), np.int64)
-    return bool(_spread(support, bad, limits, np.array(ends)))
+    rect = rect.clipped(Window(0, 0, *support.shape))
+    inside, doubtful = support[rect.slices], bad[rect.slices]
+    for end, line in zip(ends, ((0, slice(None)), (slice(None), 0), (-1, slice(None)), (slice(None), -1)), strict=True):
+        if end:
+            doubtful[line] |= inside[line]
+            some = True
+    seeds = np.flatnonzero(doubtful & inside) if some else np.zeros(0, np.intp)
+    _spread(inside, doubtful, seeds)
+    return bool(len(seeds))
 
 
-@kernel(nb.boolean(_MASK, nb.boolean[:, ::1], nb.int64[::1], nb.boolean[::1]))
-def _spread(support, bad, limits, ends):
-    top, left, bottom, right = limits[0], limits[1], limits[2], limits[3]
-    stack = np.empty(1024, np.int64)
-    size = 0
-    width = support.shape[1]
-    found = False
-    for y in range(top, bottom):
-        rim = (ends[0] and y == top) or (ends[2] and y == bottom - 1)
-        for x in range(left, right):
-            if not support[y, x]:
-                continue
-            if bad[y, x] or rim or (ends[1] and x == left) or (ends[3] and x == right - 1):
-                bad[y, x] = True
-                found = True
-                if size == len(stack):
-                    stack = np.concatenate((stack, np.empty_like(stack)))
-                stack[size] = y * width + x
-                size += 1
+@kernel(nb.void(_MASK, nb.boolean[:, :], nb.int64[::1]))
+def _spread(support, bad, seeds):
+    stack = np.empty(len(seeds) + 1024, np.int64)
+    stack[: len(seeds)] = seeds
+    size = len(seeds)
+    height, width = support.shape
     while size:
         size -= 1
         y, x = divmod(stack[size], width)
-        for v in range(max(y - 1, top), min(y + 2, bottom)):
-            for u in range(max(x - 1, left), min(x + 2, right)):
+        for v in range(max(y - 1, 0), min(y + 2, height)):
+            for u in range(max(x - 1, 0), min(x + 2, width)):
                 if support[v, u] and not bad[v, u]:
                     bad[v, u] = True
                     if size == len(stack):
                         stack = np.concatenate((stack, np.empty_like(stack)))
                     stack[size] = v * width + u
                     size += 1
-    return found
 
 
 def first_pixels(labels: np.ndarray, count: int) -> np.ndarray:

@@ -7,12 +7,14 @@ alike, since each looks at the whole of it. So a block knows what its neighbours
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 
 from cellkit.core.sample import Layer, Sample
+from cellkit.engine.blockwise._paint import bounds, draw
 from cellkit.engine.blockwise.job import Bench
 from cellkit.engine.blockwise.settle import Ids, Share
 from cellkit.engine.blockwise.values import Value
@@ -41,6 +43,7 @@ class Block:
         self.some, self.core, self.shares = some, core, shares
         self._objects: dict[Value, Objects] = {}
         self._drawn: dict[Value, np.ndarray] = {}
+        self._numbers: dict[Value, list[np.ndarray]] = {}
 
     def layer(self, value: Value) -> Layer:
         """Return a layer that is no labels, of the block's pixels."""
@@ -57,16 +60,20 @@ class Block:
     def objects(self, value: Value) -> Objects:
         """Return the objects of a layer of labels."""
         if value not in self._objects:
-            here = [share.ids[value].keys[share.here(value)] for share in self.shares]
-            keys = np.unique(np.concatenate(here))
-            ids = np.zeros(self.core.shape, np.int32)
+            keys = np.unique(np.concatenate([share.ids[value].keys[share.here(value)] for share in self.shares]))
+            made = np.zeros(self.core.shape, np.int32)
             for share in self.shares:
-                part = ids[share.rect.within(self.core).slices]
-                part[share.mine] = _numbers(share.ids[value], keys)[share.ids[value].labels[share.inside][share.mine]]
+                part, ids = made[share.rect.within(self.core).slices], share.ids[value]
+                if share.mine.all():
+                    draw(part, ids.labels[share.inside], _numbers(ids, keys))
+                else:
+                    own = np.zeros_like(part)
+                    draw(own, ids.labels[share.inside], _numbers(ids, keys))
+                    np.copyto(part, own, where=share.mine)
             y, x = np.divmod(keys, self.some.job.shape[1])
             core = self.core
             owned = (y >= core.top) & (y < core.bottom) & (x >= core.left) & (x < core.right)
-            self._objects[value] = Objects(ids, keys, owned)
+            self._objects[value] = Objects(made, keys, owned)
         return self._objects[value]
 
     @cached_property
@@ -77,38 +84,38 @@ class Block:
         """
         boxes = []
         for value in self.some.plan.emit:
-            keys = self._owned_keys(value)
-            for share in self.shares:
-                there = _numbers(share.ids[value], keys)[share.ids[value].labels] > 0
-                rows, columns = (np.flatnonzero(there.any(axis=axis)) for axis in (1, 0))
-                if len(rows):
-                    top, left = share.scene.window[:2]
-                    boxes.append((rows[0] + top, columns[0] + left, rows[-1] + 1 + top, columns[-1] + 1 + left))
+            for share, numbers in zip(self.shares, self._owned(value), strict=True):
+                top, left = share.scene.window[:2]
+                box = bounds(share.ids[value].labels, numbers)
+                if box is not None:
+                    boxes.append((box.top + top, box.left + left, box.bottom + top, box.right + left))
         if not boxes:
             return Window(self.core.top, self.core.left, self.core.top + 1, self.core.left + 1)
         table = np.array(boxes)
         return Window(*table[:, :2].min(axis=0).tolist(), *table[:, 2:].max(axis=0).tolist())
 
-    def sample(self) -> Sample:
-        """Return the image as read, of the canvas."""
+    def sample(self, seen: bool) -> Sample:
+        """Return the image as read, of the canvas; blank where it need not be `seen`."""
         scene = self.shares[0].scene
-        if self.canvas.clipped(scene.window) != self.canvas:
+        if not seen:
+            return self.some.slide.blank(self.canvas.shape)
+        if not scene.seen or self.canvas.clipped(scene.window) != self.canvas:
             return self.some.slide.read(self.canvas)
-        inside = self.canvas.within(scene.window).slices
-        sample = scene.sample
-        for name in ("raw", "image"):
-            layer = sample.layer(name)
-            sample = sample.with_layer(name, layer.kind, np.ascontiguousarray(layer.value[inside]), layer.names)
-        return sample
+        raw = scene.sample.layer("raw")
+        part = np.ascontiguousarray(raw.value[self.canvas.within(scene.window).slices])
+        return replace(scene.sample, layers=MappingProxyType({"raw": replace(raw, value=part)}))
 
     def drawn(self, value: Value, keys: np.ndarray | None = None) -> np.ndarray:
         """Return the owned objects of a layer on the canvas, numbered from 1; or those of `keys`, by their place."""
         if keys is None and value in self._drawn:
             return self._drawn[value]
         made = np.zeros(self.canvas.shape, np.int32)
-        wanted = self._owned_keys(value) if keys is None else keys
-        for share in self.shares:
-            self._paint(made, share, _numbers(share.ids[value], wanted)[share.ids[value].labels])
+        those = self._owned(value) if keys is None else [_numbers(share.ids[value], keys) for share in self.shares]
+        for share, numbers in zip(self.shares, those, strict=True):
+            region = share.scene.window.clipped(self.canvas)
+            if region.top < region.bottom and region.left < region.right:
+                labels = share.ids[value].labels[region.within(share.scene.window).slices]
+                draw(made[region.within(self.canvas).slices], labels, numbers)
         if keys is None:
             self._drawn[value] = made
         return made
@@ -117,32 +124,35 @@ class Block:
         """Return a layer on the canvas, where the owned objects of the layer `objects` lie; 0 elsewhere."""
         first = self.shares[0].scene.layers[value]
         made = np.zeros((*self.canvas.shape, *first.value.shape[2:]), first.value.dtype)
-        for share in self.shares:
-            there = _numbers(share.ids[objects], self._owned_keys(objects))[share.ids[objects].labels] > 0
-            self._paint(made, share, share.scene.layers[value].value, there)
+        for share, numbers in zip(self.shares, self._owned(objects), strict=True):
+            window = share.scene.window
+            region = window.clipped(self.canvas)
+            if region.top >= region.bottom or region.left >= region.right:
+                continue
+            inside = region.within(window).slices
+            there = numbers[share.ids[objects].labels[inside]] > 0
+            part = made[region.within(self.canvas).slices]
+            np.copyto(
+                part, share.scene.layers[value].value[inside], where=there if made.ndim == 2 else there[..., None]
+            )
         return Layer(first.kind, made, first.names)
 
     def held_by(self, child: Value, parent: Value) -> np.ndarray:
         """Return the keys of all objects of `parent` that hold a pixel of an owned object of `child`."""
         found = []
-        for share in self.shares:
-            there = _numbers(share.ids[child], self._owned_keys(child))[share.ids[child].labels] > 0
+        for share, numbers in zip(self.shares, self._owned(child), strict=True):
+            there = numbers[share.ids[child].labels] > 0
             found.append(share.ids[parent].keys[np.unique(share.ids[parent].labels[there])])
         keys = np.unique(np.concatenate(found))
         return keys[keys >= 0]
 
-    def _owned_keys(self, value: Value) -> np.ndarray:
-        those = self.objects(value)
-        return those.keys[those.owned]
-
-    def _paint(self, made: np.ndarray, share: Share, what: np.ndarray, there: np.ndarray | None = None) -> None:
-        window = share.scene.window
-        region = window.clipped(self.canvas)
-        if region.top >= region.bottom or region.left >= region.right:
-            return
-        source = what[region.within(window).slices]
-        where = source > 0 if there is None else there[region.within(window).slices]
-        np.copyto(made[region.within(self.canvas).slices], source, where=where if made.ndim == 2 else where[..., None])
+    def _owned(self, value: Value) -> list[np.ndarray]:
+        """Return for each share the numbers, from 1, of the owned objects by their ids in its window."""
+        if value not in self._numbers:
+            those = self.objects(value)
+            keys = those.keys[those.owned]
+            self._numbers[value] = [_numbers(share.ids[value], keys) for share in self.shares]
+        return self._numbers[value]
 
 
 def _numbers(ids: Ids, keys: np.ndarray) -> np.ndarray:

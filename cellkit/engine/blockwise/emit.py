@@ -11,7 +11,7 @@ import numpy as np
 from cellkit.core.kinds import KINDS
 from cellkit.core.sample import Layer
 from cellkit.engine.blockwise.block import Block
-from cellkit.engine.blockwise.values import Value
+from cellkit.engine.blockwise.values import SOURCE, Value
 from cellkit.engine.execute import apply
 from cellkit.engine.outputs import arrow_bytes, objects_of
 
@@ -29,7 +29,8 @@ def tables_of(block: Block) -> dict[str, bytes]:
     graph, bound = block.some.plan.graph, block.some.plan.bound
     frames: dict[Value, Any] = {}
     found: dict[str, bytes] = {}
-    sample = block.sample()
+    seen = any(value.step == SOURCE for number in block.some.plan.tables for value in graph.reads[number].values())
+    sample = block.sample(seen)
     for number in block.some.plan.tables:
         step, reads = graph.steps[number], graph.reads[number]
         first = reads[str(step.bindings[step.spec.arguments[0].name])]

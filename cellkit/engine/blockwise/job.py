@@ -18,6 +18,7 @@ from cellkit.core.histogram import Histogram
 from cellkit.core.recipe import load
 from cellkit.engine.blockwise.passes import BlockPlan, plan_blocks
 from cellkit.engine.blockwise.results import unpack, unpack_histogram
+from cellkit.engine.blockwise.spill import Spill
 from cellkit.engine.blockwise.store import CHUNK, Store
 from cellkit.engine.blockwise.values import Value
 from cellkit.engine.executors import Kept, ready_worker
@@ -90,11 +91,12 @@ class BlockJob:
 
 @dataclass(eq=False)
 class Bench:
-    """What a worker has at hand for one job: the plan, the image, the store, networks and what passes have found."""
+    """What a worker has at hand for one job: the plan, the image, what passes have left and found, and networks."""
 
     job: BlockJob
     plan: BlockPlan
     slide: Slide
+    spill: Spill
     store: Store
     networks: Networks
     _histograms: dict[int, Mapping[int, Histogram]] = field(default_factory=dict)
@@ -157,4 +159,6 @@ def _opened(job: BlockJob) -> Bench:
     source = Source(job.name, tuple(map(Path, job.paths)), dict(job.fields), job.channels)
     slide = open_slide(source, bound.recipe.read_options, level=job.level, mpp=job.mpp)
     networks = networks_for(bound, job.device, job.compiled, alone=True)
-    return Bench(job, plan_blocks(bound), slide, Store(Path(job.folder) / "layers", job.shape, job.chunk), networks)
+    layers = Path(job.folder) / "layers"
+    spill, store = Spill(layers, job.shape, job.side), Store(layers, job.shape, job.chunk)
+    return Bench(job, plan_blocks(bound), slide, spill, store, networks)

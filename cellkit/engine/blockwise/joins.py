@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cellkit.core.check import BoundStep
 from cellkit.core.errors import KindError, StageError
+from cellkit.formats.pieces import paint, pieces, touched
 from cellkit.grid.cover import Window
 from cellkit.grid.groups import groups
 
@@ -47,13 +47,11 @@ def join_block(step: BoundStep, value: np.ndarray, core: Window, shape: tuple[in
     """Return the mask of one block as far as it can be told, and its open pieces; `value` is the step's first layer."""
     cuts = (core.top > 0, core.bottom < shape[0], core.left > 0, core.right < shape[1])
     if step.spec.name == "fill_holes":
-        mask = np.ascontiguousarray(value, bool)
-        pieces, count = _pieces(~mask, 4)
-        marked = _at_sides(pieces, count, [not cut for cut in cuts])
-        opened = _at_sides(pieces, count, cuts)
-        fill = ~marked & ~opened
-        fill[0] = False
-        return mask | fill[pieces], _summary(pieces, opened, marked)
+        mask = np.array(value, bool, order="C")
+        some = _Pieces.of(~mask, 4)
+        marked, opened = some.at_sides([not cut for cut in cuts]), some.at_sides(cuts)
+        paint(mask, some.runs, (~marked & ~opened)[some.piece], True)
+        return mask, some.summary(opened, marked)
     if value.ndim == 3:
         if value.shape[2] != 1:
             raise KindError(f"hysteresis: wanted one channel, got {value.shape[2]}")
@@ -61,13 +59,13 @@ def join_block(step: BoundStep, value: np.ndarray, core: Window, shape: tuple[in
     low, high = step.params["low"], step.params["high"]
     if low > high:
         raise StageError(f"hysteresis: `low` must not be greater than `high`, got {low:g} and {high:g}")
-    pieces, count = _pieces(np.greater(value, np.float32(low)), int(step.params["connectivity"]))
-    marked = np.zeros(count + 1, bool)
-    marked[pieces[np.greater(value, np.float32(high))]] = True
-    opened = _at_sides(pieces, count, cuts)
-    kept = marked | opened
-    kept[0] = False
-    return kept[pieces], _summary(pieces, opened, marked)
+    mask = np.ascontiguousarray(np.greater(value, np.float32(low)))
+    some = _Pieces.of(mask, int(step.params["connectivity"]))
+    marked = np.zeros(some.count, bool)
+    marked[some.piece[touched(np.ascontiguousarray(np.greater(value, np.float32(high))), some.runs)]] = True
+    opened = some.at_sides(cuts)
+    paint(mask, some.runs, (~marked & ~opened)[some.piece], False)
+    return mask, some.summary(opened, marked)
 
 
 def connectivity(step: BoundStep) -> int:
@@ -113,42 +111,60 @@ def decide(step: BoundStep, blocks: Mapping[tuple[int, int], Open]) -> dict[tupl
 def mend(step: BoundStep, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """Return a block's mask in which the pieces at `seeds` are decided: filled as holes, or dropped as weak."""
     filling = step.spec.name == "fill_holes"
-    pieces, count = _pieces(~mask if filling else mask, connectivity(step))
-    chosen = np.zeros(count + 1, bool)
-    chosen[pieces.reshape(-1)[seeds]] = True
-    chosen[0] = False
-    return mask | chosen[pieces] if filling else mask & ~chosen[pieces]
+    some = _Pieces.of(~mask if filling else mask, connectivity(step))
+    chosen = np.zeros(some.count, bool)
+    starts = some.runs[:, 0].astype(np.int64) * mask.shape[1] + some.runs[:, 1]  # they rise
+    chosen[some.piece[np.searchsorted(starts, seeds, "right") - 1]] = True
+    result = np.array(mask, order="C")
+    paint(result, some.runs, chosen[some.piece], filling)
+    return result
 
 
-def _pieces(mask: np.ndarray, connectivity: int) -> tuple[np.ndarray, int]:
-    import cv2
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """The connected pieces of a block of `shape`: runs (row, start, stop), the piece of each, and how many pieces."""
 
-    count, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S)
-    return pieces, count - 1
+    shape: tuple[int, int]
+    runs: np.ndarray
+    piece: np.ndarray
+    count: int
 
+    @classmethod
+    def of(cls, mask: np.ndarray, neighbours: int) -> _Pieces:
+        height, width = mask.shape
+        return cls((height, width), *pieces(np.ascontiguousarray(mask), neighbours))
 
-def _at_sides(pieces: np.ndarray, count: int, sides: Sequence[Any]) -> np.ndarray:
-    """Return for pieces 0 to `count` whether they touch one of the chosen sides: top, bottom, left, right."""
-    found = np.zeros(count + 1, bool)
-    for chosen, line in zip(sides, (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]), strict=True):
-        if chosen:
-            found[line] = True
-    found[0] = False
-    return found
+    def _beside(self) -> tuple[np.ndarray, ...]:
+        """Return which runs touch each side: top, bottom, left, right."""
+        row, start, stop = self.runs.T
+        return row == 0, row == self.shape[0] - 1, start == 0, stop == self.shape[1]
 
+    def at_sides(self, sides: Sequence[bool]) -> np.ndarray:
+        """Return which pieces touch one of the chosen sides."""
+        found = np.zeros(self.count, bool)
+        for chosen, there in zip(sides, self._beside(), strict=True):
+            if chosen:
+                found[self.piece[there]] = True
+        return found
 
-def _summary(pieces: np.ndarray, opened: np.ndarray, marked: np.ndarray) -> Open:
-    number = np.cumsum(opened, dtype=np.int32) * opened
-    lines = (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1])
-    sides = tuple(number[line].astype(np.int32) for line in lines)
-    seed = np.zeros(int(opened.sum()), np.int64)
-    height, width = pieces.shape
-    starts = (0, (height - 1) * width, 0, width - 1)
-    steps = (1, 1, width, width)
-    for side, start, step in zip(sides, starts, steps, strict=True):
-        at = np.flatnonzero(side)
-        seed[side[at] - 1] = start + at * step
-    return Open((sides[0], sides[1], sides[2], sides[3]), marked[opened], seed)
+    def summary(self, opened: np.ndarray, marked: np.ndarray) -> Open:
+        """Return the pieces that are `opened`, of which some are `marked`; each has its first pixel as its seed."""
+        number = (np.cumsum(opened, dtype=np.int32) * opened)[self.piece]
+        height, width = self.shape
+        sides = []
+        for place, (there, length) in enumerate(zip(self._beside(), (width, width, height, height), strict=True)):
+            line = np.zeros(length, np.int32)
+            runs, numbers = self.runs[there], number[there]
+            if place < 2:  # along a row runs are as long as they are, beside a column one pixel
+                long = runs[:, 2] - runs[:, 1]
+                within = np.arange(int(long.sum())) - np.repeat(np.cumsum(long) - long, long)
+                line[np.repeat(runs[:, 1], long) + within] = np.repeat(numbers, long)
+            else:
+                line[runs[:, 0]] = numbers
+            sides.append(line)
+        first = np.zeros(self.count, np.int64)
+        first[self.piece[::-1]] = (self.runs[:, 0].astype(np.int64) * width + self.runs[:, 1])[::-1]
+        return Open((sides[0], sides[1], sides[2], sides[3]), marked[opened], first[opened])
 
 
 def _links(one: np.ndarray, a: int, two: np.ndarray, b: int, diagonal: bool) -> list[np.ndarray]:

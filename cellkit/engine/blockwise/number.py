@@ -62,6 +62,6 @@ def number_block(some: Bench, at: tuple[int, int]) -> None:
         if value.name not in some.plan.bound.outputs:
             continue
         numbers = np.concatenate([[0], numbers_of(some, start[value.key], value, block[f"k-{value.key}"])])
-        ids = some.store.read_array(f"ids-{value.key}", core)
+        ids = some.spill.read_ids(value, core)
         store = label_store(some, value, int(start[value.key][-1]))
         store.write(core, numbers[ids].astype(store.dtype))

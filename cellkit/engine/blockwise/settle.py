@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellkit.core.errors import StageError
+from cellkit.engine.blockwise._paint import ids_under
 from cellkit.engine.blockwise._spread import first_pixels
 from cellkit.engine.blockwise.job import Bench
 from cellkit.engine.blockwise.passes import Pass
@@ -57,10 +58,8 @@ class Share:
 
     def here(self, value: Value) -> np.ndarray:
         """Return the ids of the objects of a layer that this share settles."""
-        found = np.zeros(len(self.ids[value].broken), bool)
-        found[self.ids[value].labels[self.inside][self.mine]] = True
-        found[0] = False
-        return np.flatnonzero(found)
+        ids = self.ids[value]
+        return ids_under(ids.labels[self.inside], self.mine, len(ids.broken))
 
 
 def settle(some: Bench, now: Pass, core: Window, look: Callable[[Window], Scene]) -> list[Share]:

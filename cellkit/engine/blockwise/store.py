@@ -1,20 +1,16 @@
-"""Layers between two passes, on disk: one chunked array a value, of which any window can be read."""
+"""Layers that are no labels, as chunked arrays among the results of a run, written block by block."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cellkit.core.errors import WriteError
-from cellkit.core.kinds import KINDS
 from cellkit.core.sample import Layer
+from cellkit.engine.blockwise.spill import disk
 from cellkit.engine.blockwise.values import Value
 from cellkit.grid.cover import Window
 
@@ -25,7 +21,7 @@ CHUNK = 512
 
 
 class Store:
-    """The values that a run of blocks keeps in `folder`, of an image of `shape`, in chunks of side `chunk`.
+    """Arrays in `folder`, of an image of `shape`, in chunks of side `chunk`, one for each value.
 
     Safe to use from many processes, where no two write into one chunk.
 
@@ -35,54 +31,21 @@ class Store:
     def __init__(self, folder: Path, shape: tuple[int, int], chunk: int = CHUNK) -> None:
         self.folder, self.shape, self.chunk = folder, shape, chunk
         self._open: dict[str, Any] = {}
-        self._told: dict[str, dict[str, Any]] = {}
 
     def write(self, value: Value, core: Window, layer: Layer) -> None:
         """Write the pixels of one block."""
-        with _disk(self.folder):
-            self._array(value, layer)[core.slices] = layer.value
+        with disk(self.folder):
+            self._array(value.key, layer.value)[core.slices] = layer.value
 
-    def write_array(self, name: str, core: Window, array: np.ndarray) -> None:
-        """Write the pixels of one block of an array that is no layer of a recipe, under `name`."""
-        with _disk(self.folder):
-            self._create(name, array.dtype, array.shape[2:])[core.slices] = array
-
-    def read_array(self, name: str, window: Window) -> np.ndarray:
-        """Return part of what `write_array` has written."""
-        return np.ascontiguousarray(self._existing(name)[window.slices])
-
-    def read(self, value: Value, window: Window) -> Layer:
-        """Return a window of a value that every block has written."""
-        array = self._existing(value.key)
-        if value.key not in self._told:
-            self._told[value.key] = json.loads((self.folder / f"{value.key}.json").read_text(encoding="utf-8"))
-        told = self._told[value.key]
-        return Layer(KINDS[told["kind"]], np.ascontiguousarray(array[window.slices]), tuple(told["names"]))
-
-    def _array(self, value: Value, layer: Layer) -> Any:
-        told = self.folder / f"{value.key}.json"
-        if value.key not in self._open and not told.exists():
-            from cellkit.io import atomic
-
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic(told) as path:
-                path.write_text(json.dumps({"kind": layer.kind.name, "names": layer.names}), encoding="utf-8")
-        return self._create(value.key, layer.value.dtype, layer.value.shape[2:])
-
-    def _existing(self, name: str) -> Any:
+    def _array(self, name: str, values: np.ndarray) -> Any:
         if name not in self._open:
             import zarr
 
-            self._open[name] = zarr.open_array(str(self.folder / name), mode="r+")
+            path = self.folder / name
+            if not path.exists():
+                self._make(path, values.dtype, values.shape[2:])
+            self._open[name] = zarr.open_array(str(path), mode="r+")
         return self._open[name]
-
-    def _create(self, name: str, dtype: Any, more: tuple[int, ...]) -> Any:
-        if name in self._open:
-            return self._open[name]
-        path = self.folder / name
-        if not path.exists():
-            self._make(path, dtype, more)
-        return self._existing(name)
 
     def _make(self, path: Path, dtype: Any, more: tuple[int, ...]) -> None:
         """Create an array beside its place and move it there, so that of several makers the first one counts."""
@@ -101,11 +64,3 @@ class Store:
             shutil.rmtree(own, ignore_errors=True)
             if not path.exists():
                 raise
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"{folder}: cannot be written: {error.strerror or error}") from error

@@ -17,6 +17,7 @@ from cellkit.engine.blockwise.number import number_block
 from cellkit.engine.blockwise.passes import Pass
 from cellkit.engine.blockwise.results import pack, pack_histogram, pack_open, unpack
 from cellkit.engine.blockwise.settle import settle
+from cellkit.engine.blockwise.values import SOURCE
 from cellkit.engine.blockwise.window import Scene, look
 from cellkit.engine.executors import worker_name
 from cellkit.grid.cover import Window
@@ -78,15 +79,19 @@ def _passed(some: Bench, task: Task) -> bytes:
 
 
 def _look(some: Bench, now: Pass, window: Window) -> Scene:
-    sample = some.slide.read(window)
-    given = {value: some.store.read(value, window) for value in now.given}
     graph, plan = some.plan.graph, some.plan
     keep = {value for _, value in now.measure} | {value for value in now.store if value.step in now.steps}
     keep |= {value for number in now.join for value in graph.reads[number].values()}
     if now.last:
         keep |= {*plan.emit, *plan.keep}
         keep |= {v for n in plan.tables for v in graph.reads[n].values() if graph.kinds[v].name != "table"}
-    return look(plan, now, window, some.job.shape, (sample, given), (some.networks, some.histograms(now.number)), keep)
+    read = {value for number in now.steps for value in graph.reads[number].values()}
+    seen = any(value.step == SOURCE for value in read | keep)
+    sample = some.slide.read(window) if seen else some.slide.blank(window.shape)
+    given = {value: some.spill.read(value, window) for value in now.given}
+    return look(
+        plan, now, window, some.job.shape, (sample, seen, given), (some.networks, some.histograms(now.number)), keep
+    )
 
 
 def _kept(now: Pass, block: Block) -> dict[str, np.ndarray | bytes]:
@@ -98,20 +103,20 @@ def _kept(now: Pass, block: Block) -> dict[str, np.ndarray | bytes]:
     joined = {value for number in now.join for value in graph.made_by(number)}
     for value in now.store:
         if value not in joined:
-            some.store.write(value, core, block.layer(value))
+            some.spill.write(value, core, block.layer(value))
     for number in now.join:
         joining = graph.steps[number]
         first = graph.reads[number][str(joining.bindings[joining.spec.arguments[0].name])]
         mask, opened = join_block(joining, block.layer(first).value, core, some.job.shape)
         (made,) = graph.made_by(number)
-        some.store.write(made, core, Layer(graph.kinds[made], mask))
+        some.spill.write(made, core, Layer(graph.kinds[made], mask))
         found |= pack_open(f"j{number}", opened)
     if now.last:
         for value in some.plan.keep:
             some.store.write(value, core, block.layer(value))
         for value in some.plan.emit:
             those = block.objects(value)
-            some.store.write_array(f"ids-{value.key}", core, those.ids)
+            some.spill.write_ids(value, core, those.ids)
             found |= {f"k-{value.key}": those.keys, f"o-{value.key}": those.owned}
         if some.plan.emit:
             found |= tables_of(block) | features_of(block)
@@ -128,10 +133,10 @@ def _mended(some: Bench, task: Task) -> bytes:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
-            temporary.write_bytes(pack({"mask": np.packbits(some.store.read(made, core).value, axis=1)}))
+            temporary.write_bytes(pack({"mask": np.packbits(some.spill.read(made, core).value, axis=1)}))
     bits = unpack(path.read_bytes())["mask"]
     before = np.unpackbits(bits, axis=1, count=core.shape[1]).view(bool)
     mask = mend(graph.steps[task.number], before, np.frombuffer(task.seeds, np.int64))
-    some.store.write(made, core, Layer(graph.kinds[made], mask))
+    some.spill.write(made, core, Layer(graph.kinds[made], mask))
     path.unlink()
     return pack({})

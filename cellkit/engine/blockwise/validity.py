@@ -78,7 +78,8 @@ def after_objects(before: Validity, support: np.ndarray, sides: Sides) -> Validi
     labels = support if support.dtype != bool else None
     inside = Window(rect.top, rect.left, rect.bottom, rect.right)
     ends = (not sides.top, not sides.left, not sides.bottom, not sides.right)
-    grown = spread(np.ascontiguousarray(support > 0 if labels is not None else support), bad, inside, ends)
+    pieces = np.ascontiguousarray(support > 0 if labels is not None else support)
+    grown = spread(pieces, bad, inside, ends, before.bad is not None)
     if labels is not None:
         broken = broken_ids(labels, Validity(rect, bad if grown else before.bad), sides)
         if broken.any():

@@ -28,12 +28,13 @@ __all__ = ["Scene", "look"]
 class Scene:
     """What a pass made of a window: the values it was asked for, and which of their pixels are right.
 
-    `window` lies in the image of `shape`; `sample` is the window as read.
+    `window` lies in the image of `shape`; `sample` is the window as read, or blank where it was not `seen`.
     """
 
     window: Window
     shape: tuple[int, int]
     sample: Sample
+    seen: bool
     layers: Mapping[Value, Layer]
     valid: Mapping[Value, Validity]
 
@@ -48,17 +49,18 @@ def look(
     some: Pass,
     window: Window,
     shape: tuple[int, int],
-    inputs: tuple[Sample, Mapping[Value, Layer]],
+    inputs: tuple[Sample, bool, Mapping[Value, Layer]],
     means: tuple[Networks, Mapping[int, Histogram]],
     keep: set[Value],
 ) -> Scene:
     """Carry out the steps of `some` on `window` and return the values `keep`.
 
-    `inputs`: the window as read, and of every value given to the pass. `means`: networks, and histograms by step.
+    `inputs`: the window as read, whether it was, and of every value given to the pass. `means`: networks, and
+    histograms by step.
 
     Raises `StageError` where a step fails.
     """
-    sample, given = inputs
+    sample, seen, given = inputs
     networks, histograms = means
     graph, sides = plan.graph, Sides.of(window, shape)
     whole = Validity(Window(0, 0, *window.shape))
@@ -78,7 +80,7 @@ def look(
         for value in [v for v in layers if v.step != SOURCE and v not in keep and later.get(v, -1) <= number]:
             del layers[value]
     found = {value: layers[value] for value in keep}
-    return Scene(window, shape, sample, found, {value: valid[value] for value in keep})
+    return Scene(window, shape, sample, seen, found, {value: valid[value] for value in keep})
 
 
 def _last_uses(reads: tuple[Mapping[str, Value], ...], steps: tuple[int, ...]) -> dict[Value, int]:

@@ -13,6 +13,8 @@ from cellkit.core.compile import kernel
 
 MASK = nb.types.Array(nb.boolean, 2, "C", readonly=True)
 RUNS = nb.int32[:, ::1]
+READ_RUNS = nb.types.Array(nb.int32, 2, "C", readonly=True)
+CHOICE = nb.types.Array(nb.boolean, 1, "C", readonly=True)
 PIECES = nb.types.Tuple((RUNS, nb.int32[::1], nb.int64))
 GROUPS = nb.types.Tuple((RUNS, nb.int64[::1], nb.int32[:, ::1]))
 
@@ -139,3 +141,23 @@ def components(mask, connectivity):
     for i in range(len(piece)):
         out[runs[i, 0], runs[i, 1] : runs[i, 2]] = piece[i] + 1
     return out
+
+
+@kernel(nb.void(nb.boolean[:, ::1], READ_RUNS, CHOICE, nb.boolean))
+def paint(mask, runs, chosen, value):
+    """Set the pixels of every chosen run (row, start, stop) to `value`."""
+    for i in range(len(runs)):
+        if chosen[i]:
+            mask[runs[i, 0], runs[i, 1] : runs[i, 2]] = value
+
+
+@kernel(nb.boolean[::1](MASK, READ_RUNS))
+def touched(mask, runs):
+    """Return which runs hold a pixel of the mask."""
+    result = np.zeros(len(runs), np.bool_)
+    for i in range(len(runs)):
+        for x in range(runs[i, 1], runs[i, 2]):
+            if mask[runs[i, 0], x]:
+                result[i] = True
+                break
+    return result
