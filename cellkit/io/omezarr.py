@@ -99,9 +99,12 @@ class LabelStore:
         """Open a finished store to read from. Raises `ReadError` where there is none of cellkit's."""
         path = Path(path)
         with decoding(f"{path}: the store"):
-            array = _opened(path / "0", "r")
-            version: Version = "0.5" if (path / "zarr.json").is_file() else "0.4"
-            return cls(path, array.shape, array.dtype, array.chunks, version=version)
+            if (path / "0" / "zarr.json").is_file():
+                data = json.loads((path / "0" / "zarr.json").read_text(encoding="utf-8"))
+                chunk = data["chunk_grid"]["configuration"]["chunk_shape"]
+                return cls(path, data["shape"], data["data_type"], chunk, version="0.5")
+            data = json.loads((path / "0" / ".zarray").read_text(encoding="utf-8"))
+            return cls(path, data["shape"], data["dtype"], data["chunks"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = (self.path, self.shape, self.dtype.name, self.chunk, self.pixel_size, self.name, self.version)
@@ -156,7 +159,9 @@ class LabelStore:
     def read_level(self, level: int, rows: slice, columns: slice) -> np.ndarray:
         """Return a part of a level of the finished pyramid, (y, x) in the store's dtype, cut off at its edge."""
         with decoding(f"{self.path}: the store"):
-            return np.asarray(_opened(self.path / str(level), "r")[rows, columns])
+            height, width = self.levels[level]
+            top, left = min(rows.start, height), min(columns.start, width)
+            return self._chunks(level).read(Window(top, left, min(rows.stop, height), min(columns.stop, width)))
 
     def finish(self) -> Path:
         """Make the pyramid, write the metadata, and give the store its name; returns its path.
