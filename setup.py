@@ -37,7 +37,16 @@ setup(
     ],
     # A folder named cli must not install as the module `cli`.
     package_dir={"cellkit_cli": "cli"},
-    package_data={"cellkit": ["py.typed", "napari/napari.yaml", "recipes/*.yaml", "weights/*", "weights/*/*"]},
+    package_data={
+        "cellkit": [
+            "py.typed",
+            "napari/napari.yaml",
+            "recipes/*.yaml",
+            "report/bundle/*",
+            "weights/*",
+            "weights/*/*",
+        ],
+    },
     install_requires=[
         "click>=8.1",
         "faster-coco-eval>=1.8",
@@ -108,6 +117,8 @@ setup(
             "sphinx-click>=6.0",
             "sybil>=8.0",
             "types-PyYAML",
+            # Speaks to headless Chromium in the tests of pages.
+            "websocket-client>=1.6",
         ],
     },
     entry_points={

@@ -11,6 +11,7 @@ import click
 _COMMANDS = {
     "run": "cellkit_cli.run:run_command",
     "status": "cellkit_cli.status:status_command",
+    "report": "cellkit_cli.report:report_command",
     "check": "cellkit_cli.inspect:check_command",
     "stages": "cellkit_cli.inspect:stages_command",
     "recipes": "cellkit_cli.inspect:recipes_command",

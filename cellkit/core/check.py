@@ -22,6 +22,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "coco": ("instances", "labels", "boxes"),
     "geojson": ("instances", "labels"),
     "rois": ("instances", "labels"),
+    "report": ("labels", "instances", "boxes", "mask", "classes", "prob", "field", "image"),
 }
 """Outputs made from layers instead of being one: name -> kinds, any of which they need. A layer of that name wins."""
 
@@ -271,8 +272,10 @@ def _output(step: Step, spec: StageSpec, bindings: Mapping[str, Binding], scope:
 
 def _outputs(recipe: Recipe, scope: Scope) -> tuple[str, ...]:
     layers = {name: kind for name, kind in scope.layers.items() if name not in ("raw", "image", "seeds")}
+    found = tuple(name for name, kind in layers.items() if kind.name in ("labels", "table", "boxes", "instances"))
+    if recipe.outputs == ("report",) and "report" not in scope.layers:
+        return (*found, "report")  # a page shows what is written
     if not recipe.outputs:
-        found = tuple(name for name, kind in layers.items() if kind.name in ("labels", "table", "boxes", "instances"))
         if found or scope.unsure or not recipe.steps:
             return found
         return tuple(layers)[-1:] or ("image",)

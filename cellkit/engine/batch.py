@@ -27,7 +27,7 @@ from cellkit.engine.footprint import Room
 from cellkit.engine.manifest import Manifest, Record
 from cellkit.engine.networks import Networks, divide_memory, open_networks
 from cellkit.engine.opencv import single_threaded_opencv
-from cellkit.engine.outputs import counts, encode, layers_for, write_image_outputs
+from cellkit.engine.outputs import counts, encode, layers_for, makes_report, write_image_outputs
 from cellkit.engine.reading import Reader, Reading, digest_files
 from cellkit.engine.warm import warming
 
@@ -72,6 +72,7 @@ class Settings:
 class BatchResult:
     """How a batch ended: images done now, kept from an earlier run and failed; objects by layer; seconds by step.
 
+    `step_memory`: the most bytes that a process held when a step ended, other images in work there included.
     `notes` says what a user should know of how networks ran.
     """
 
@@ -83,6 +84,7 @@ class BatchResult:
     seconds: float = 0.0
     objects: dict[str, int] = field(default_factory=dict)
     step_seconds: dict[str, float] = field(default_factory=dict)
+    step_memory: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -104,6 +106,7 @@ class Outcome:
     kept: bool = False
     large: str = ""
     step_seconds: dict[str, float] = field(default_factory=dict)
+    step_memory: dict[str, int] = field(default_factory=dict)
 
 
 def run_batch(
@@ -127,7 +130,7 @@ def run_batch(
     workers are.
     """
     from cellkit.engine.results import write_results
-    from cellkit.io import find
+    from cellkit.io import atomic, find
 
     settings = settings or Settings()
     bound = plan(recipe)
@@ -148,6 +151,10 @@ def run_batch(
         warming(bound, workers),
     ):
         manifest.begin([source.name for source in sources], fresh=settings.fresh)
+        with atomic(
+            folder / STATE_FOLDER / "recipe.yaml", scratch=manifest.scratch
+        ) as path:  # for a look before the end
+            path.write_text(dump(bound.resolved()), encoding="utf-8")
         if on_start is not None:
             on_start(sources)
         tally = _Tally()
@@ -164,6 +171,10 @@ def run_batch(
         write_results(
             bound, manifest, result, {"recipe": job.digest, "networks": networks.digests(), "device": networks.device}
         )
+    if makes_report(bound):
+        from cellkit.engine.report import write_report
+
+        write_report(folder, workers=workers)
     return result
 
 
@@ -208,6 +219,7 @@ class _Tally:
         self.failed: list[tuple[str, str, str]] = []
         self.objects: Counter[str] = Counter()
         self.steps: defaultdict[str, float] = defaultdict(float)
+        self.memory: defaultdict[str, int] = defaultdict(int)
 
     def add(self, outcome: Outcome) -> None:
         record = outcome.record
@@ -219,12 +231,15 @@ class _Tally:
         self.objects.update(record.facts.get("objects", {}))
         for where, seconds in outcome.step_seconds.items():
             self.steps[where] += seconds
+        for where, held in outcome.step_memory.items():
+            self.memory[where] = max(self.memory[where], held)
 
     def result(self, folder: Path) -> BatchResult:
         failed = tuple(sorted(self.failed))
         return BatchResult(
-            folder, self.done, self.kept, failed, objects=dict(self.objects), step_seconds=dict(self.steps)
-        )
+            folder, self.done, self.kept, failed, objects=dict(self.objects), step_seconds=dict(self.steps),
+            step_memory=dict(self.memory),
+        )  # fmt: skip
 
 
 def _prepare(out: Path) -> Path:
@@ -253,7 +268,10 @@ def _digest_recipe(bound: Plan, networks: Networks, tissue: Sequence[str]) -> st
     """Digest all that decides the results besides the image: steps with every default, plug-ins, networks, version."""
     from cellkit import __version__
 
-    text = dump(replace(bound.resolved(), name="recipe", description=""))
+    recipe = bound.resolved()
+    # A page of the run is made anew at its end, whatever was kept.
+    outputs = tuple(name for name in recipe.outputs if name != "report" or name in bound.layers)
+    text = dump(replace(recipe, name="recipe", description="", outputs=outputs))
     loaded = [networks.identity()] if networks.used else []
     return _sha256([text, repr(sorted(registry.plugin_digests().items())), __version__, *loaded, *tissue])
 
@@ -336,9 +354,12 @@ def worked(job: Job, source: Source, reading: Reading) -> Outcome:
         return Outcome(record)
     started = perf_counter()
     steps: defaultdict[str, float] = defaultdict(float)
+    memory: defaultdict[str, int] = defaultdict(int)
+    process = psutil.Process()
 
     def observe(seen: Observation) -> None:
         steps[seen.step.where] += seen.seconds
+        memory[seen.step.where] = max(memory[seen.step.where], process.memory_info().rss)
 
     try:
         sample = reading.sample
@@ -352,7 +373,7 @@ def worked(job: Job, source: Source, reading: Reading) -> Outcome:
         return Outcome(replace(record, reason="does not fit in memory; fewer --workers may help"))
     seconds = reading.seconds + perf_counter() - started
     record = replace(record, status="done", seconds=seconds, facts=facts, files=files, tables=tables)
-    return Outcome(record, step_seconds=dict(steps))
+    return Outcome(record, step_seconds=dict(steps), step_memory=dict(memory))
 
 
 def _facts(job: Job, sample: Sample) -> dict[str, Any]:

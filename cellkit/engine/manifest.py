@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from cellkit.core.errors import UsageError, WriteError
 from cellkit.engine.lock import held
 
-__all__ = ["Manifest", "Record"]
+__all__ = ["Manifest", "Record", "looking", "records_of", "tables_of"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS images (
@@ -172,18 +172,11 @@ class Manifest:
 
     def records(self) -> Iterator[Record]:
         """Yield this run's records, in the order of the images."""
-        query = f"SELECT {_COLUMNS} FROM images WHERE position IS NOT NULL ORDER BY position"
-        yield from map(_record, self.db.execute(query))
+        return records_of(self.db)
 
     def tables(self, output: str) -> Iterator[tuple[Record, bytes | None]]:
         """Yield each image of this run that ended well with its rows of one table output, in one part or several."""
-        columns = ", ".join(f"images.{c}" for c in _COLUMNS.split(", "))
-        query = (
-            f"SELECT {columns}, rows FROM images LEFT JOIN tables ON image = name AND output = ? "
-            "WHERE position IS NOT NULL AND status = 'done' ORDER BY position, part"
-        )
-        for *row, rows in self.db.execute(query, (output,)):
-            yield _record(row), rows
+        return tables_of(self.db, output)
 
     def progress(self, image: str, told: Sequence[Any]) -> None:
         """Note how far an image done in blocks has come: stage, blocks done, of how many, seconds, worker."""
@@ -213,6 +206,44 @@ class _Transaction:
             raise WriteError(f"{self.folder}: the run's state cannot be written: {failed}") from failed
         if isinstance(error, sqlite3.Error):
             raise WriteError(f"{self.folder}: the run's state cannot be written: {error}") from error
+
+
+@contextmanager
+def looking(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open the state of the run in `folder` to read from; never waits for the run, and never holds it up.
+
+    Raises `UsageError` where the folder holds no run, or its state cannot be read.
+    """
+    path = folder / ".cellkit" / "state.sqlite"
+    if not path.is_file():
+        raise UsageError(f"{folder}: holds no run of cellkit (no {path.relative_to(folder)})")
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+    except sqlite3.Error as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    try:
+        yield db
+    except sqlite3.Error as error:
+        raise UsageError(f"{path}: cannot be read: {error}; was it written by another version of cellkit?") from error
+    finally:
+        db.close()
+
+
+def records_of(db: sqlite3.Connection) -> Iterator[Record]:
+    """Yield the records of a run, those of waiting images too, in the order of the images."""
+    query = f"SELECT {_COLUMNS} FROM images WHERE position IS NOT NULL ORDER BY position"
+    yield from map(_record, db.execute(query))
+
+
+def tables_of(db: sqlite3.Connection, output: str) -> Iterator[tuple[Record, bytes | None]]:
+    """Yield each image of a run that ended well with its rows of one table output, in one part or several."""
+    columns = ", ".join(f"images.{c}" for c in _COLUMNS.split(", "))
+    query = (
+        f"SELECT {columns}, rows FROM images LEFT JOIN tables ON image = name AND output = ? "
+        "WHERE position IS NOT NULL AND status = 'done' ORDER BY position, part"
+    )
+    for *row, rows in db.execute(query, (output,)):
+        yield _record(row), rows
 
 
 def _record(row: Sequence[Any]) -> Record:

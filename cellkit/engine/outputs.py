@@ -27,6 +27,7 @@ __all__ = [
     "encode",
     "layers_for",
     "makes_coco",
+    "makes_report",
     "objects_of",
     "table_outputs",
     "write_image_outputs",
@@ -64,13 +65,18 @@ def makes_coco(plan: Plan) -> bool:
     return "coco" in plan.outputs and _is_made(plan, "coco")
 
 
+def makes_report(plan: Plan) -> bool:
+    """Tell whether the run ends with a page of itself."""
+    return "report" in plan.outputs and _is_made(plan, "report")
+
+
 def write_image_outputs(plan: Plan, sample: Sample, folder: Path, scratch: Path) -> dict[str, int]:
     """Write the per-image outputs of `sample` into `folder`; return each file, relative to it, with its size."""
     files: dict[str, int] = {}
     for name in plan.outputs:
         made = _is_made(plan, name)
         kind = None if made else plan.layers[name]
-        if (made and name in ("rle", "coco")) or (kind is not None and kind.name in _PER_RUN):
+        if (made and name in ("rle", "coco", "report")) or (kind is not None and kind.name in _PER_RUN):
             continue
         relative = f"{'overlays' if made and name == 'overlay' else name}/{sample.name}{_suffix(name, kind)}"
         path = folder / relative

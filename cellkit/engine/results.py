@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
+import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,6 +73,18 @@ def versions(*more: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has held so far."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most) if sys.platform == "darwin" else int(most) * 1024
 
 
 def _field_names(manifest: Manifest) -> list[str]:
@@ -207,6 +220,8 @@ def _write_account(path: Path, plan: Plan, manifest: Manifest, result: BatchResu
         "device": account["device"],
         "seconds": round(result.seconds, 3),
         "step_seconds": {where: round(s, 4) for where, s in sorted(result.step_seconds.items())},
+        "step_memory": dict(sorted(result.step_memory.items())),
+        "peak_memory": max([peak_memory(), *result.step_memory.values()]),
         "counts": {"images": result.images, "done": result.done, "kept": result.kept, "failed": len(result.failed)},
         "objects": result.objects,
         "notes": list(result.notes),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cellkit.core.errors import UsageError
 from cellkit.engine.lock import held
+from cellkit.engine.manifest import looking
 
 __all__ = ["Blocks", "Status", "read_status"]
 
@@ -51,19 +52,8 @@ def read_status(folder: str | Path) -> Status:
     Raises `UsageError` where the folder holds no run.
     """
     folder = Path(folder)
-    path = folder / ".cellkit" / "state.sqlite"
-    if not path.is_file():
-        raise UsageError(f"{folder}: holds no run of cellkit (no {path.relative_to(folder)})")
-    try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-    except sqlite3.Error as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
-    try:
+    with looking(folder) as db:
         return _read(db, folder)
-    except sqlite3.Error as error:
-        raise UsageError(f"{path}: cannot be read: {error}; was it written by another version of cellkit?") from error
-    finally:
-        db.close()
 
 
 def _read(db: sqlite3.Connection, folder: Path) -> Status:

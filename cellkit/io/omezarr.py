@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from math import ceil
@@ -18,7 +17,7 @@ from cellkit.core.errors import ReadError, UsageError, WriteError
 from cellkit.grid.cover import Window
 from cellkit.io.chunks import Chunks
 from cellkit.io.info import decoding
-from cellkit.io.temporary import atomic, write_failure
+from cellkit.io.temporary import atomic, exchange, write_failure
 
 __all__ = ["LabelStore"]
 
@@ -95,6 +94,18 @@ class LabelStore:
                 _write_json(store._partial / _MARK, store._said)  # last: it says that the rest is there
         return store
 
+    @classmethod
+    def open(cls, path: str | Path) -> LabelStore:
+        """Open a finished store to read from. Raises `ReadError` where there is none of cellkit's."""
+        path = Path(path)
+        with decoding(f"{path}: the store"):
+            if (path / "0" / "zarr.json").is_file():
+                data = json.loads((path / "0" / "zarr.json").read_text(encoding="utf-8"))
+                chunk = data["chunk_grid"]["configuration"]["chunk_shape"]
+                return cls(path, data["shape"], data["data_type"], chunk, version="0.5")
+            data = json.loads((path / "0" / ".zarray").read_text(encoding="utf-8"))
+            return cls(path, data["shape"], data["dtype"], data["chunks"])
+
     def __reduce__(self) -> tuple[Any, ...]:
         own = (self.path, self.shape, self.dtype.name, self.chunk, self.pixel_size, self.name, self.version)
         return LabelStore, own
@@ -145,6 +156,13 @@ class LabelStore:
         with decoding(f"{self.path}: the store"):
             return self._chunks(0).read(window)
 
+    def read_level(self, level: int, rows: slice, columns: slice) -> np.ndarray:
+        """Return a part of a level of the finished pyramid, (y, x) in the store's dtype, cut off at its edge."""
+        with decoding(f"{self.path}: the store"):
+            height, width = self.levels[level]
+            top, left = min(rows.start, height), min(columns.start, width)
+            return self._chunks(level).read(Window(top, left, min(rows.stop, height), min(columns.stop, width)))
+
     def finish(self) -> Path:
         """Make the pyramid, write the metadata, and give the store its name; returns its path.
 
@@ -162,7 +180,7 @@ class LabelStore:
                 self._place(level, shape)
                 self._halve(level, shape)
             self._describe()
-            _exchange(self._partial, self.path)
+            exchange(self._partial, self.path)
             (self.path / _MARK).unlink(missing_ok=True)  # now, so that a kill before leaves what can be gone on with
         return self.path
 
@@ -304,24 +322,3 @@ def _sweep(folder: Path) -> None:
         for file in files:
             if not file.isdecimal() and file not in (".zarray", "zarr.json", _MARK):
                 os.unlink(os.path.join(place, file))
-
-
-def _exchange(new: Path, path: Path) -> None:
-    """Give the folder `new` the name `path`; what has that name goes."""
-    for name in os.listdir(path.parent):  # left by a call that was killed
-        if name.startswith(f".{path.name}.") and name.endswith(".old"):
-            shutil.rmtree(path.with_name(name), ignore_errors=True)
-    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
-    moved = os.path.lexists(path)
-    if moved:
-        os.rename(path, old)
-    try:
-        os.rename(new, path)
-    except OSError:
-        if moved:
-            os.rename(old, path)
-        raise
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
-    elif moved:
-        old.unlink(missing_ok=True)

@@ -6,12 +6,13 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from cellkit.core.errors import WriteError
 
-__all__ = ["atomic", "write_failure"]
+__all__ = ["atomic", "exchange", "write_failure"]
 
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space, or write elsewhere"),
@@ -54,3 +55,24 @@ def write_failure(path: str | Path, error: OSError) -> WriteError:
     code = errno.EISDIR if folder_in_the_way else error.errno
     reason, fix = _REASONS.get(code or 0, (error.strerror or str(error), ""))
     return WriteError(f"{path}: cannot be written: {reason}{f' ({fix})' if fix else ''}")
+
+
+def exchange(new: Path, path: Path) -> None:
+    """Give the folder `new` the name `path`; what has that name goes."""
+    for name in os.listdir(path.parent):  # left by a call that was killed
+        if name.startswith(f".{path.name}.") and name.endswith(".old"):
+            shutil.rmtree(path.with_name(name), ignore_errors=True)
+    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    moved = os.path.lexists(path)
+    if moved:
+        os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if moved:
+            os.rename(old, path)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    elif moved:
+        old.unlink(missing_ok=True)

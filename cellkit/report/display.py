@@ -8,11 +8,14 @@ import numpy as np
 
 from cellkit.core.errors import KindError, suggest
 
-__all__ = ["display", "every", "limits", "spread"]
+__all__ = ["display", "every", "limits", "ranges", "spread"]
 
 _LOW, _HIGH = 0.5, 99.8
 _SAMPLED = 1 << 18
 _RED_GREEN_BLUE = ({"red", "r"}, {"green", "g"}, {"blue", "b"})
+
+
+Range = tuple[float, float]
 
 
 def display(
@@ -20,33 +23,48 @@ def display(
     *,
     channels: Sequence[int | str] = (),
     names: Sequence[str] = (),
-    spans: Sequence[tuple[float, float]] = (),
+    spans: Sequence[Range] = (),
 ) -> np.ndarray:
     """Return an image as a picture, uint8 (y, x, 3), stretched from its 0.5th to its 99.8th percentile.
 
     `image`: (y, x) or (y, x, c), any bool, integer or float dtype. One channel is shown grey; two as magenta and
     green, which colour-blind eyes tell apart; three as red, green and blue; of more, the first three. `channels`
     picks up to three, by place or by the `names` of the channels. Plain colour images keep their hues: one stretch
-    serves all three channels; named or separate stains are stretched each for itself. `spans` are the limits of each
-    channel shown where `image` is part of a larger one that they are of.
+    serves all three channels; named or separate stains are stretched each for itself.
+    `spans`: from where to where each channel shown is stretched, see `ranges`, instead of its own percentiles.
     A picture, uint8 (y, x, 3), is returned as it is. Raises `KindError` where the shape is no image's or a channel
     does not exist.
     """
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and not len(channels):
         return image
-    stack = image[..., None] if image.ndim == 2 else image
-    if stack.ndim != 3 or not stack.shape[2]:
-        raise KindError(f"a picture is made of an image (y, x) or (y, x, c), got shape {image.shape}")
-    wanted = _places(channels, names, stack.shape[2])
-    colour = len(wanted) == 3 and stack.shape[2] == 3 and _plain_colour([names[i] for i in wanted] if names else [])
-    chosen = [stack[..., i] for i in wanted]
-    ranges = spans or ([limits(stack)] * 3 if colour else [limits(channel) for channel in chosen])
-    shown = [_eight_bit(channel, *span) for channel, span in zip(chosen, ranges, strict=True)]
+    stack, wanted = _shown(image, channels, names)
+    chosen = spans or _ranges(stack, wanted, names)
+    shown = [_eight_bit(stack[..., i], *span) for i, span in zip(wanted, chosen, strict=True)]
     if len(shown) == 1:
         shown *= 3
     elif len(shown) == 2:
         shown = [shown[0], shown[1], shown[0]]
     return np.stack(shown, axis=2)
+
+
+def ranges(image: np.ndarray, *, channels: Sequence[int | str] = (), names: Sequence[str] = ()) -> list[Range]:
+    """Return from where to where `display` stretches each channel that it shows, to show parts of an image alike."""
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and not len(channels):
+        return []
+    return _ranges(*_shown(image, channels, names), names)
+
+
+def _shown(image: np.ndarray, channels: Sequence[int | str], names: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    stack = image[..., None] if image.ndim == 2 else image
+    if stack.ndim != 3 or not stack.shape[2]:
+        raise KindError(f"a picture is made of an image (y, x) or (y, x, c), got shape {image.shape}")
+    return stack, _places(channels, names, stack.shape[2])
+
+
+def _ranges(stack: np.ndarray, wanted: Sequence[int], names: Sequence[str]) -> list[Range]:
+    if len(wanted) == 3 and stack.shape[2] == 3 and _plain_colour([names[i] for i in wanted] if names else []):
+        return [limits(stack)] * 3
+    return [limits(stack[..., i]) for i in wanted]
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["CSS", "SCRIPT"]
+__all__ = ["CSS", "PAGE", "SCRIPT", "THEMES"]
 
-CSS = """
-:root{--paper:#f6f7f8;--card:#fff;--ink:#16212b;--soft:#5a6874;--line:#dde3e8;--tint:#eef2f5;--accent:#0b7285;
---set:#b35309;--set-paper:#fdf0e1;--stage:#0e1418}
-@media (prefers-color-scheme:dark){:root{--paper:#0f1418;--card:#182026;--ink:#e6ebef;--soft:#9aa8b3;--line:#2b363f;
---tint:#202a32;--accent:#5cc8da;--set:#f5b366;--set-paper:#3a2a17;--stage:#080b0d}}
+_LIGHT = (
+    "--paper:#f6f7f8;--card:#fff;--ink:#16212b;--soft:#5a6874;--line:#dde3e8;"
+    "--tint:#eef2f5;--accent:#0b7285;--set:#b35309;--set-paper:#fdf0e1;--stage:#0e1418"
+)
+_DARK = (
+    "--paper:#0f1418;--card:#182026;--ink:#e6ebef;--soft:#9aa8b3;--line:#2b363f;"
+    "--tint:#202a32;--accent:#5cc8da;--set:#f5b366;--set-paper:#3a2a17;--stage:#080b0d"
+)
+CSS = (
+    f":root{{{_LIGHT}}}\n@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
+    + """
 *{box-sizing:border-box}
 [hidden]{display:none!important}
 html{scroll-behavior:smooth;scroll-padding-top:7.5rem}
@@ -116,6 +122,10 @@ background-repeat:no-repeat}
 @media (max-width:52rem){.step{grid-template-columns:minmax(0,1fr)}.depth1,.depth2,.depth3{margin-left:.75rem}}
 @media print{.film,.help,.before,.tabs{display:none}.step{break-inside:avoid}}
 """
+)
+
+THEMES = f":root[data-theme=light]{{color-scheme:light;{_LIGHT}}}\n:root[data-theme=dark]{{color-scheme:dark;{_DARK}}}"
+"""For pages with a button that overrules the system's choice of light or dark."""
 
 SCRIPT = """
 (() => {

@@ -15,7 +15,7 @@ from cellkit.report.display import display, limits
 from cellkit.report.overlay import draw, palette_for
 from cellkit.report.palette import BRIGHT, assigned, colored, edges
 
-__all__ = ["LARGEST", "Base", "View", "data_uri", "facts", "fitted", "spread", "thicken", "views"]
+__all__ = ["LARGEST", "Base", "View", "data_uri", "encoded", "facts", "fitted", "spread", "thicken", "tones", "views"]
 
 LARGEST = 1024
 """Longer side of a picture on a page, px; larger layers are shown smaller."""
@@ -125,17 +125,27 @@ def spread(kind: Kind, value: Any) -> tuple[np.ndarray, str, str] | None:
 
 def data_uri(picture: np.ndarray, *, lossy: bool = False) -> str:
     """Return a picture, uint8 (y, x), (y, x, 3) or (y, x, 4), as a ``data:`` address of a PNG, `lossy` of a WebP."""
+    form = "webp" if lossy else "png"
+    return f"data:image/{form};base64," + base64.b64encode(encoded(picture, form)).decode("ascii")
+
+
+def encoded(picture: np.ndarray, form: str) -> bytes:
+    """Return a picture, uint8 (y, x), (y, x, 3) or (y, x, 4), as the bytes of a ``png``, ``webp`` or ``jpg``."""
     import cv2
 
     if picture.ndim == 3 and picture.shape[2] == 3 and (picture[..., :1] == picture).all():
         picture = picture[..., 0]
     elif picture.ndim == 3:
         picture = picture[..., [2, 1, 0, 3][: picture.shape[2]]]
-    form, how = ("webp", [cv2.IMWRITE_WEBP_QUALITY, 88]) if lossy else ("png", [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    how = {
+        "png": [cv2.IMWRITE_PNG_COMPRESSION, 6],
+        "webp": [cv2.IMWRITE_WEBP_QUALITY, 88],
+        "jpg": [cv2.IMWRITE_JPEG_QUALITY, 90],
+    }[form]
     done, data = cv2.imencode(f".{form}", np.ascontiguousarray(picture), how)
     if not done:
         raise KindError(f"a picture of shape {picture.shape} cannot be written as {form}")
-    return f"data:image/{form};base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    return data.tobytes()
 
 
 def _image_views(image: np.ndarray, names: Sequence[str]) -> list[View]:
@@ -159,14 +169,18 @@ def _prob_views(prob: np.ndarray, names: Sequence[str]) -> list[View]:
 
 
 def _tones(field: np.ndarray, label: str, low: float, high: float) -> View:
+    text = f"Map of {label}, dark violet for {low:.3g} to yellow for {high:.3g}."
+    return View(label, tones(fitted(field), low, high), text, ("viridis", f"{low:.3g}", f"{high:.3g}"))
+
+
+def tones(field: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return a field (y, x) in the colours of viridis, `low` dark violet and `high` yellow, uint8 (y, x, 3)."""
     import cv2
 
-    scaled = np.clip(np.nan_to_num(fitted(field), nan=low), low, high).astype(np.float32) - np.float32(low)
+    scaled = np.clip(np.nan_to_num(field, nan=low), low, high).astype(np.float32) - np.float32(low)
     scaled *= np.float32(255 / (high - low) if high > low else 0)
-    tones = (scaled + np.float32(0.5)).clip(0, 255).astype(np.uint8)
-    picture = cv2.applyColorMap(tones, cv2.COLORMAP_VIRIDIS)[..., ::-1]
-    text = f"Map of {label}, dark violet for {low:.3g} to yellow for {high:.3g}."
-    return View(label, picture, text, ("viridis", f"{low:.3g}", f"{high:.3g}"))
+    eight = (scaled + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+    return cv2.applyColorMap(eight, cv2.COLORMAP_VIRIDIS)[..., ::-1]
 
 
 def _objects(labels: np.ndarray) -> View:
