@@ -67,5 +67,5 @@ def test_a_second_process_compiles_from_the_last_step_backwards(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     kept = {path.name.partition(".")[0] for path in tmp_path.rglob("*.nbi")}
-    assert "_runs" in kept
+    assert "pieces" in kept
     assert "_moments" not in kept, "nothing that is written needs the table"
