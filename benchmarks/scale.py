@@ -90,7 +90,7 @@ def large(folder: Path, given: argparse.Namespace) -> None:
     """Compare a large image with a small one, of which several are done in one run."""
     start = start_up(folder, given.recipe)
     print(f"{given.recipe}: start-up {start[0]:.1f} s, {start[1]:.1f} s of a core")
-    small = folder / "small"
+    small = folder / f"small-{given.copies}"
     if not small.exists():
         small.mkdir()
         source = make_image(folder, 2000)
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("what", choices=["large", "workers", "many", "kills"])
     parser.add_argument("--side", type=int, default=20000)
     parser.add_argument("--images", type=int, default=10000)
-    parser.add_argument("--copies", type=int, default=12)
+    parser.add_argument("--copies", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)

@@ -100,10 +100,12 @@ def run_command(ctx: click.Context, **given: Any) -> None:
       cellkit run nuclei slide.svs -o out --mpp 0.5 --memory 4GB
     """
     from cellkit.core import Recipe
+    from cellkit.engine.allocator import keep_memory
     from cellkit.engine.batch import Settings, run_batch
     from cellkit.engine.signals import Terminated, terminable
     from cellkit.models.device import parse_memory
 
+    keep_memory()
     options = _Options(**given)
     load_plugins(options.plugins)
     recipe = _with_outputs(Recipe.read(options.recipe), options.outputs)

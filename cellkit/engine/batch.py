@@ -130,7 +130,7 @@ def run_batch(
     workers are.
     """
     from cellkit.engine.results import write_results
-    from cellkit.io import atomic, find
+    from cellkit.io import find
 
     settings = settings or Settings()
     bound = plan(recipe)
@@ -151,10 +151,7 @@ def run_batch(
         warming(bound, workers),
     ):
         manifest.begin([source.name for source in sources], fresh=settings.fresh)
-        with atomic(
-            folder / STATE_FOLDER / "recipe.yaml", scratch=manifest.scratch
-        ) as path:  # for a look before the end
-            path.write_text(dump(bound.resolved()), encoding="utf-8")
+        _say_recipe(folder / STATE_FOLDER / "recipe.yaml", bound, manifest.scratch)
         if on_start is not None:
             on_start(sources)
         tally = _Tally()
@@ -176,6 +173,14 @@ def run_batch(
 
         write_report(folder, workers=workers)
     return result
+
+
+def _say_recipe(path: Path, bound: Plan, scratch: Path) -> None:
+    """Write the recipe as it runs, for a look before the end."""
+    from cellkit.io import atomic
+
+    with atomic(path, scratch=scratch) as temporary:
+        temporary.write_text(dump(bound.resolved()), encoding="utf-8")
 
 
 def _most_of(room: int | None, settings: Settings) -> int:

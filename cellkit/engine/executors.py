@@ -214,7 +214,10 @@ def ready_worker(plugins: Sequence[str]) -> None:
         return
     import cv2
 
+    from cellkit.engine.allocator import keep_memory
+
     cv2.setNumThreads(1)
+    keep_memory()
 
 
 def worker_name() -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from cellkit.core.compile import kernel
 from cellkit.grid.cover import Window
 
-__all__ = ["bounds", "draw", "ids_under"]
+__all__ = ["bounds", "draw", "ids_under", "mark"]
 
 _LABELS = nb.types.Array(nb.int32, 2, "A", readonly=True)
 _MASK = nb.types.Array(nb.boolean, 2, "A", readonly=True)
@@ -30,6 +30,23 @@ def _under(labels, mask, count):
                 found[labels[y, x]] = True
     found[0] = False
     return found
+
+
+def mark(mask: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> bool:
+    """Set the pixels of `mask` whose label is `chosen`; tell whether one was not set before."""
+    return bool(_mark(mask, labels, chosen))
+
+
+@kernel(nb.boolean(nb.boolean[:, :], _LABELS, nb.types.Array(nb.boolean, 1, "C", readonly=True)))
+def _mark(mask, labels, chosen):
+    height, width = mask.shape
+    new = False
+    for y in range(height):
+        for x in range(width):
+            if chosen[labels[y, x]] and not mask[y, x]:
+                mask[y, x] = True
+                new = True
+    return new
 
 
 def draw(made: np.ndarray, labels: np.ndarray, numbers: np.ndarray) -> None:

@@ -65,7 +65,7 @@ def number_block(some: Bench, at: tuple[int, int]) -> None:
     core = some.job.core(at)
     start, block = some.starts, some.result("pass", some.plan.passes[-1].number, at)
     for value in some.plan.stored:
-        numbers = np.concatenate([[0], numbers_of(some, start[value.key], value, block[f"k-{value.key}"])])
-        ids = some.spill.read_ids(value, core)
         store = label_store(some, value, int(start[value.key][-1]))
-        store.write(core, numbers[ids].astype(store.dtype))
+        numbers = np.zeros(len(block[f"k-{value.key}"]) + 1, store.dtype)
+        numbers[1:] = numbers_of(some, start[value.key], value, block[f"k-{value.key}"])
+        store.write(core, numbers[some.spill.read_ids(value, core)])

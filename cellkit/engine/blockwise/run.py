@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockSettings", "Sized", "run_image", "size_blocks"]
 
-_LARGEST = 2048
+_LARGEST = 2560
 """Beyond this, arrays are so large that the system zeroes fresh memory for each, which costs more than halos do."""
 _SEAM_SHARE = 0.02
 """Straight outline along cuts that is too much: as a share of the length of all cuts, beyond that of other lines."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellkit.core.errors import StageError
-from cellkit.engine.blockwise._paint import ids_under
+from cellkit.engine.blockwise._paint import ids_under, mark
 from cellkit.engine.blockwise._spread import first_pixels
 from cellkit.engine.blockwise.job import Bench
 from cellkit.engine.blockwise.passes import Pass
@@ -135,14 +135,14 @@ def _wrong(share: Share) -> np.ndarray:
     inner = {value: ids.labels[share.inside] for value, ids in share.ids.items()}
     for value, ids in share.ids.items():
         if ids.broken.any():
-            wrong |= ids.broken[inner[value]]
-    count = -1
-    while count != (count := int(np.count_nonzero(wrong))) and count:
+            mark(wrong, inner[value], ids.broken)
+    more = bool(wrong.any())
+    while more:
+        more = False
         for value, ids in share.ids.items():
             touched = np.zeros(len(ids.broken), bool)
-            touched[inner[value][wrong]] = True
-            touched[0] = False
-            wrong |= touched[inner[value]]
+            touched[ids_under(inner[value], wrong, len(ids.broken))] = True
+            more |= mark(wrong, inner[value], touched)
     return wrong
 
 
