@@ -13,7 +13,7 @@ from cellkit.metrics.changes import RULE
 __all__ = ["csv_rows", "document", "headline", "image_rows", "measurement_rows", "number", "setting_rows", "text_of"]
 
 Rows = tuple[list[str], list[list[str]]]
-_SHOWN = ("kept", *LOUD)
+_SHOWN = ("same", "kept", *LOUD)
 _LETTERS = 60
 
 
