@@ -15,6 +15,8 @@ import psutil
 import pytest
 import tifffile
 
+import cellkit as ck
+from cellkit.engine.batch import Settings
 from cellkit.io import fluorescence_field, open_slide, write
 
 zarr = pytest.importorskip("zarr")
@@ -181,3 +183,32 @@ def test_a_network_in_blocks_tells_what_it_tells_of_the_whole(slide, cellkit, tm
         found.append(pd.read_csv(out / "rle.csv")["EncodedPixels"])
     assert len(found[0]) == len(found[1]) > 100
     assert len(set(found[0]) & set(found[1])) > 0.98 * len(found[0])
+
+
+def test_a_run_killed_behind_the_end_of_its_labels_writes_them_again(tmp_path, monkeypatch):
+    from cellkit.engine.blockwise import run
+    from cellkit.io import LabelStore
+
+    image, _ = fluorescence_field(300, 40, seed=5)
+    ck.write(tmp_path / "field.png", image)
+    recipe = ck.Recipe.load("steps: [otsu, components, measure]\noutputs: [labels, table, overlay]")
+    settings = Settings(workers=1, blocks=128, pool="serial")
+    ck.run_batch(recipe, [tmp_path / "field.png"], tmp_path / "whole", settings=settings)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_tables", killed)  # the labels are finished, the record is not there yet
+    with pytest.raises(KeyboardInterrupt):
+        ck.run_batch(recipe, [tmp_path / "field.png"], tmp_path / "out", settings=settings)
+    monkeypatch.undo()
+    ck.run_batch(recipe, [tmp_path / "field.png"], tmp_path / "out", settings=settings)
+    labels = [LabelStore.open(tmp_path / name / "labels" / "field.zarr") for name in ("whole", "out")]
+    whole, again = (store.read_level(0, slice(0, 300), slice(0, 300)) for store in labels)
+    assert whole.max() > 10
+    assert np.array_equal(whole, again)
+    assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["field.zarr"]
+    overlays = [(tmp_path / name / "overlays" / "field.tif").read_bytes() for name in ("whole", "out")]
+    assert overlays[0] == overlays[1]
+    with_contours = ck.read(tmp_path / "out" / "overlays" / "field.tif")["raw"]
+    assert len(np.unique(with_contours.max(axis=2) - with_contours.min(axis=2) > 0.2)) == 2  # coloured ones

@@ -126,6 +126,11 @@ class LabelStore:
         """Whether the store lies under its own name, and nothing unfinished beside it."""
         return self.path.is_dir() and not self._partial.exists()
 
+    @property
+    def begun(self) -> bool:
+        """Whether an unfinished store lies there, for `create` to go on with."""
+        return self._partial.is_dir() and self._goes_on()
+
     def write(self, window: Window, labels: np.ndarray) -> None:
         """Write the labels of a window whose sides lie between chunks, or at the edge of the image.
 

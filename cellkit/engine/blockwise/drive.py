@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +122,12 @@ def _number(some: Bench, place: Workplace, tell: Step) -> None:
     """Give the objects of all blocks their numbers, and write their labels."""
     start = starts(some)
     _write(some.job, "starts.npz", start)
-    for value in some.plan.stored:  # made here, so that workers only open them
-        label_store(some, value, int(start[value.key][-1]))
+    counts = {value: int(start[value.key][-1]) for value in some.plan.stored}
+    if not all(label_store(some, value, count, create=False).begun for value, count in counts.items()):
+        # Nothing is written yet, or a run was killed behind the end of a store: what is made now begins empty.
+        shutil.rmtree(some.job.file("number", 0, (0, 0)).parent, ignore_errors=True)
+    for value, count in counts.items():  # made here, so that workers only open them
+        label_store(some, value, count)
     _blocks(some.job, place, ("number", 0), blocks_of(some.ended), tell)
 
 

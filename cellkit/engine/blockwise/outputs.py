@@ -25,10 +25,10 @@ __all__ = ["coco_parts", "label_store", "rows", "write_features", "write_rois"]
 _MOST_32 = 2**32 - 1
 
 
-def label_store(some: Bench, value: Value, count: int) -> LabelStore:
+def label_store(some: Bench, value: Value, count: int, create: bool = True) -> LabelStore:
     """Return the store of final labels of one layer, ``TARGET/<layer>/<name>.zarr``, made where it is not there.
 
-    That of a layer which is no output lies with what is kept between passes.
+    That of a layer which is no output lies with what is kept between passes. Without `create` it is only named.
     """
     from cellkit.io.omezarr import LabelStore
 
@@ -36,7 +36,8 @@ def label_store(some: Bench, value: Value, count: int) -> LabelStore:
     size = some.slide.info.pixel_size
     output = value.name in some.plan.bound.outputs
     path = job.result(value) if output else Path(job.folder) / "drawn" / f"{value.name}.zarr"
-    return LabelStore.create(path, job.shape, dtype, (job.chunk, job.chunk), size, value.name)
+    make = LabelStore.create if create else LabelStore
+    return make(path, job.shape, dtype, (job.chunk, job.chunk), size, value.name)
 
 
 def rows(some: Bench, number: int | None) -> Iterator[pa.Table]:

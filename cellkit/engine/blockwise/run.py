@@ -168,17 +168,18 @@ def _finished(some: Bench, record: Record, folder: Path, tissue: str) -> Record:
         "height": job.shape[0], "width": job.shape[1], "pixel_size": some.slide.info.pixel_size,
         "notes": _notes(some, tissue), "fields": dict(job.fields),
     }  # fmt: skip
-    seams = {}
-    for value in plan.emit:
-        if value.name in plan.bound.outputs:
-            store = label_store(some, value, int(start[value.key][-1]))
-            seams[value.name] = _audited(some, store.read, value.name)
-            store.finish()
-            files[f"{value.name}/{job.name}.zarr"] = size_of(store.path)
-    if plan.drawn:
+    stores = {
+        value.name: label_store(some, value, int(start[value.key][-1]))
+        for value in plan.emit if value.name in plan.bound.outputs
+    }  # fmt: skip
+    seams = {name: _audited(some, store.read, name) for name, store in stores.items()}
+    if plan.drawn:  # of labels whose stores are not finished yet
         relative = f"overlays/{job.name}.tif"
         write_overlay(some, folder / relative)
         files[relative] = (folder / relative).stat().st_size
+    for name, store in stores.items():
+        store.finish()
+        files[f"{name}/{job.name}.zarr"] = size_of(store.path)
     for value in plan.keep if some.ended.any() else ():
         if value.name not in plan.bound.outputs:
             continue
