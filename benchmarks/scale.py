@@ -132,7 +132,7 @@ def workers(folder: Path, given: argparse.Namespace) -> None:
             out, before = folder / "out", processor()
             seconds, peak = watched(
                 "run", given.recipe, image, "-o", out, "--memory", given.memory, "--outputs", given.outputs,
-                *pools[pool], "--workers", n,
+                "--blocks", 1024, *pools[pool], "--workers", n,
             )  # fmt: skip
             found[pool, n].append((seconds, processor() - before))
             digests.add(digest(out))

@@ -62,8 +62,10 @@ class Chunks:
         return made
 
     def _codec(self) -> Any:
-        from numcodecs import Blosc
+        from numcodecs import Blosc, blosc
 
+        # Its own threads put what they compress in the order in which they end: other bytes every time.
+        blosc.use_threads = False
         return Blosc(**dict(self.blosc))
 
     def _met(self, window: Window) -> Iterator[tuple[Path, Window]]:
