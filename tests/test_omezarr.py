@@ -207,3 +207,18 @@ def test_damaged_labels_are_told(tmp_path):
     with pytest.raises(ReadError, match="the chunk 0/2/3 is damaged"):
         read_labels(tmp_path / "a.zarr")
     assert json.loads((tmp_path / "a.zarr" / "0" / ".zarray").read_text())["compressor"]["id"] == "blosc"
+
+
+def test_a_store_holds_the_same_bytes_every_time(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (1100, 1300)).astype(np.uint32).cumsum(axis=1, dtype=np.uint32)
+    files = []
+    for number in range(3):
+        store = LabelStore.create(tmp_path / f"{number}.zarr", labels.shape, chunk=(512, 512))
+        store.write(Window(0, 0, *labels.shape), labels)
+        path = store.finish()
+        files.append(
+            {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.suffix == ""}
+        )
+    assert len(files[0]) > 9
+    chunks = [{name: data for name, data in some.items() if name[0].isdecimal()} for some in files]
+    assert chunks[0] == chunks[1] == chunks[2]
