@@ -18,7 +18,7 @@ from cellkit.engine.files import Files
 from cellkit.engine.gather import source_of
 from cellkit.engine.manifest import Record
 from cellkit.grid.cover import Window
-from cellkit.report.display import display, ranges
+from cellkit.report.display import display, nearest, ranges
 from cellkit.report.overlay import palette_for
 from cellkit.report.packed import label_part, objects_of
 from cellkit.report.palette import BRIGHT, STRONG, edges
@@ -26,13 +26,14 @@ from cellkit.report.palette import BRIGHT, STRONG, edges
 if TYPE_CHECKING:
     from cellkit.io import LabelStore, Slide
 
-__all__ = ["Levels", "deep_zoom", "whole"]
+__all__ = ["THUMB", "Levels", "deep_zoom"]
 
 TILE = 512
 PART = 1024
 """Sides of a tile of a picture, and of a part of the label numbers, px."""
 _SAMPLES = 5
-_THUMB = 208
+THUMB = 208
+"""Longer side of the picture of an image in the grid, px."""
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,12 @@ def deep_zoom(
                                 "form": "png", "tile": TILE, "part": PART, "parts": numbers})  # fmt: skip
         top = small[..., :3] if top is None else np.where(small[..., 3:] > 0, small[..., :3], top)
     if top is not None:
-        files.picture(f"thumbs/{number}.jpg", whole(top, _fit(top.shape[:2])))
+        files.picture(f"thumbs/{number}.jpg", nearest(top, _fit(top.shape[:2])))
         entry["thumb"] = f"thumbs/{number}.jpg"
 
 
-def whole(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return labels or a picture (y, x, ...) at another size, (y, x): of each pixel what lies in its middle."""
-    rows, columns = (
-        ((np.arange(to) + 0.5) * side / to).astype(np.int64) for to, side in zip(shape, array.shape, strict=False)
-    )
-    return array[np.ix_(rows, columns)]
-
-
 def _fit(shape: tuple[int, ...]) -> tuple[int, int]:
-    times = min(1.0, _THUMB / max(shape))
+    times = min(1.0, THUMB / max(shape))
     return max(1, round(shape[0] * times)), max(1, round(shape[1] * times))
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from cellkit.core.errors import CellkitError
 from cellkit.core.kinds import Boxes
 from cellkit.core.recipe import ReadOptions
-from cellkit.engine.deepzoom import deep_zoom, whole
+from cellkit.engine.deepzoom import THUMB, deep_zoom
 from cellkit.engine.files import Files
 from cellkit.engine.gather import LayerFiles, source_of
 from cellkit.engine.manifest import Record
-from cellkit.report.display import display
+from cellkit.report.display import display, nearest
 from cellkit.report.overlay import overlay, palette_for
 from cellkit.report.packed import Objects, label_part, objects_of
 from cellkit.report.palette import BRIGHT, STRONG, colored
@@ -25,7 +25,6 @@ from cellkit.report.views import tones
 
 __all__ = ["Drawn", "Illustrator"]
 
-_THUMB = 208
 _LARGEST = 2048
 """Longer side of a picture that is one file, px; of larger ones it shows every second pixel, and so on."""
 _DEEP = 4096
@@ -201,9 +200,9 @@ def _picture(
 
 def _thumb(picture: np.ndarray, labels: Sequence[np.ndarray], boxes: Boxes | None) -> np.ndarray:
     """Return a small picture with contours, which are drawn after it was made smaller, so that they stay."""
-    small = _limited(picture, _THUMB)
+    small = _limited(picture, THUMB)
     for array in labels:
-        small = overlay(small, whole(array, small.shape[:2]))
+        small = overlay(small, nearest(array, small.shape[:2]))
     if boxes is not None and len(boxes):
         times = np.array([small.shape[1] / picture.shape[1], small.shape[0] / picture.shape[0]] * 2, np.float32)
         small = overlay(small, Boxes(boxes.xyxy * times, boxes.scores, boxes.classes))

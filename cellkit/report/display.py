@@ -8,7 +8,7 @@ import numpy as np
 
 from cellkit.core.errors import KindError, suggest
 
-__all__ = ["display", "every", "limits", "ranges", "spread"]
+__all__ = ["display", "every", "limits", "nearest", "ranges", "spread"]
 
 _LOW, _HIGH = 0.5, 99.8
 _SAMPLED = 1 << 18
@@ -65,6 +65,15 @@ def _ranges(stack: np.ndarray, wanted: Sequence[int], names: Sequence[str]) -> l
     if len(wanted) == 3 and stack.shape[2] == 3 and _plain_colour([names[i] for i in wanted] if names else []):
         return [limits(stack)] * 3
     return [limits(stack[..., i]) for i in wanted]
+
+
+def nearest(layer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return ids, or a picture, (y, x, ...), at the size of `shape`: of each of its pixels what lies in its middle."""
+    rows, columns = (
+        ((np.arange(to) + 0.5) * side / to).astype(np.int64)
+        for to, side in zip(shape[:2], layer.shape[:2], strict=True)
+    )
+    return layer[np.ix_(rows, columns)]
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:

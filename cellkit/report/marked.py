@@ -11,7 +11,7 @@ import numpy as np
 
 from cellkit.core.errors import KindError
 from cellkit.core.kinds import Boxes
-from cellkit.report.display import display
+from cellkit.report.display import display, nearest
 from cellkit.report.overlay import draw
 from cellkit.report.palette import edges
 from cellkit.report.views import thicken
@@ -58,7 +58,7 @@ def true_marks(image: np.ndarray, truth: np.ndarray | Boxes, by: Marks) -> np.nd
     if isinstance(truth, Boxes):
         _lines(picture, _scaled(truth, image.shape), CLASS_COLORS)
         return picture
-    small = _nearest(_checked(image, truth), picture.shape)
+    small = nearest(_checked(image, truth), picture.shape)
     labels = (small > 0) if by == "mask" else small.astype(np.int32)
     lines = np.zeros_like(picture)
     lines[edges(labels.astype(np.int32))] = _TRUE
@@ -131,8 +131,8 @@ def _object_marks(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> tup
     # What is right has a line only; what is half right, a light fill.
     strength = np.array([{"matched": 0.0, "missed": _LOUD, "extra": _LOUD}.get(n, _QUIET / 2) for n in names])
     picture = _filled(image, codes, colors, strength)
-    small, found = (_nearest(layer, picture.shape) for layer in (codes, pred.astype(np.int32)))
-    true = _nearest(truth.astype(np.int32), picture.shape)
+    small, found = (nearest(layer, picture.shape) for layer in (codes, pred.astype(np.int32)))
+    true = nearest(truth.astype(np.int32), picture.shape)
     lines = np.zeros_like(picture)
     outline = edges(found) | (edges(true) & (small == 1 + names.index("missed")))
     lines[outline & (small > 0)] = colors[small[outline & (small > 0)] - 1]
@@ -143,7 +143,7 @@ def _mask_marks(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.nd
     codes, _ = pixel_outcomes(truth, pred, "foreground")
     colors = np.array([color for color, _ in PIXELS.values()], np.uint8)
     picture = _filled(image, codes, colors, np.array([0.0, _LOUD, _LOUD, _LOUD]))
-    small = _nearest(pred > 0, picture.shape)
+    small = nearest(pred > 0, picture.shape)
     lines = np.zeros_like(picture)
     lines[edges(small.view(np.uint8))] = colors[0]
     return _laid(picture, lines, 1)
@@ -159,9 +159,9 @@ def _class_marks(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.n
     strength = np.array([_QUIET] * len(CLASS_COLORS) + [0.85] * len(wrong))
     grey = truth is not pred
     picture = _filled(image, codes, every, strength, grey=grey)
-    small = _nearest(codes, picture.shape)
+    small = nearest(codes, picture.shape)
     lines = np.zeros_like(picture)
-    outline = edges(_nearest(pred.astype(np.uint8), picture.shape)) & (small > 0)
+    outline = edges(nearest(pred.astype(np.uint8), picture.shape)) & (small > 0)
     lines[outline] = every[small[outline] - 1]
     return _laid(picture, lines, 1)
 
@@ -239,15 +239,6 @@ def _resized(picture: np.ndarray) -> np.ndarray:
     height, width = _size(picture.shape)
     how = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_LINEAR
     return cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=how)
-
-
-def _nearest(layer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a layer of ids (y, x) of the size of a picture: the id in the middle of each of its pixels."""
-    rows, columns = (
-        ((np.arange(small) + 0.5) * side / small).astype(np.int64)
-        for small, side in zip(shape[:2], layer.shape, strict=True)
-    )
-    return layer[np.ix_(rows, columns)]
 
 
 def _checked(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
